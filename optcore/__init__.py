@@ -1,0 +1,1 @@
+"""The package behind *Optimization, Executed*: small enough to be read in an evening."""

@@ -1,0 +1,63 @@
+"""A claim: a numbered sentence, the number that was measured, the bound it must meet."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+
+from IPython.display import display
+
+
+class ClaimFailed(AssertionError):
+    """A claim's measured number lies outside its bound."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    id: str
+    sentence: str
+    measured: float
+    bound: str
+
+    def __str__(self) -> str:
+        return f"✓ {self.id}  {self.sentence}  [{self.bound}]"
+
+
+def check(id: str, sentence: str, measured: float, bound: float | tuple[float, float]) -> None:
+    """Execute a claim: print one stable line if `measured` meets `bound`, raise otherwise.
+
+    Args:
+        id: `"chapter.number"` as in the ledger. A claim in several parts calls `check` once a part.
+        sentence: what is claimed, as one plain sentence.
+        measured: the number that the cell computed.
+        bound: an upper bound `b` (`measured <= b`) or an interval `(low, high)`, ends included;
+            an end may be infinite.
+
+    The line shows the bound, which is stable, and not the measured number, which moves in its last
+    digits from one machine to the next. The number travels in the output's metadata; the book's
+    page *Verified claims* shows it.
+
+    Raises:
+        ClaimFailed: `measured` is outside the bound, or is not a finite number.
+        ValueError: the id or the bound is malformed.
+    """
+    if not re.fullmatch(r"\d+\.\d+", id):
+        raise ValueError(f"id must look like '3.2', got {id!r}.")
+    low, high = bound if isinstance(bound, tuple) else (-math.inf, bound)
+    if not low <= high or (math.isinf(low) and math.isinf(high)):
+        raise ValueError(f"bound must be a number or an interval (low, high), got {bound!r}.")
+    measured = float(measured)
+    text = _bound_text(low, high)
+    if not (math.isfinite(measured) and low <= measured <= high):
+        raise ClaimFailed(f"{id}: measured {measured:.6g}, but the bound is {text}. {sentence}")
+    claim = Claim(id, sentence, measured, text)
+    display({"text/plain": str(claim)}, raw=True, metadata={"claim": asdict(claim)})
+
+
+def _bound_text(low: float, high: float) -> str:
+    if low == -math.inf:
+        return f"≤ {high:g}"
+    if high == math.inf:
+        return f"≥ {low:g}"
+    return f"in [{low:g}, {high:g}]"
