@@ -1,0 +1,143 @@
+"""MNIST, downloaded once and verified; scikit-learn's embedded digits; the device to compute on."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pooch
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+MIRRORS = (
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+)
+MNIST_MD5 = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+DOWNLOAD_TIMEOUT_S = 20
+
+
+class DataUnavailable(RuntimeError):
+    """A data set is neither in the cache nor to be had from a mirror."""
+
+
+class Data(NamedTuple):
+    """Labelled images in three parts; x: float32 (n, pixels) in [0, 1]; y: int64 (n,)."""
+
+    name: str
+    shape: tuple[int, int]
+    x: Tensor
+    y: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+
+def device(dtype: torch.dtype = torch.float32) -> torch.device:
+    """The fastest device here that computes in `dtype`: CUDA, then Apple's MPS, then the CPU.
+
+    MPS has no float64, so `device(torch.float64)` is the CPU there.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available() and dtype != torch.float64:
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def mnist() -> Data:
+    """MNIST: 50 000 images to train on, the last 10 000 of the training set to validate, 10 000 to test.
+
+    The four original files are looked for in `$OPTCORE_DATA/mnist`, or in the platform's cache folder
+    if the variable is not set; what is missing is downloaded there, from the first mirror that
+    answers, and every file is verified by its MD5.
+    Source: LeCun, Bottou, Bengio and Haffner (1998), doi:10.1109/5.726791.
+
+    Raises:
+        DataUnavailable: a file is not in the cache and no mirror delivers it.
+    """
+    files = [_mnist_file(name) for name in MNIST_MD5]
+    x, y, x_test, y_test = (_read_idx(file) for file in files)
+    x, x_test = (torch.tensor(a).flatten(1).float() / 255 for a in (x, x_test))
+    y, y_test = (torch.tensor(a).long() for a in (y, y_test))
+    cut = len(x) - 10_000
+    return Data("MNIST", (28, 28), x[:cut], y[:cut], x[cut:], y[cut:], x_test, y_test)
+
+
+def digits() -> Data:
+    """scikit-learn's embedded digits, 8×8 pixels: 1 197 to train, 300 to validate, 300 to test.
+
+    The order is shuffled with a fixed seed, since the file is sorted by writer.
+    Source: Alpaydin and Kaynak (1998), UCI Machine Learning Repository, doi:10.24432/C50P49.
+    """
+    bunch = load_digits()
+    order = np.random.default_rng(0).permutation(len(bunch.target))
+    x = torch.from_numpy(bunch.data[order] / 16).float()
+    y = torch.from_numpy(bunch.target[order]).long()
+    (x, x_val, x_test), (y, y_val, y_test) = (a.split([1197, 300, 300]) for a in (x, y))
+    return Data("digits", (8, 8), x, y, x_val, y_val, x_test, y_test)
+
+
+def mnist_or_digits() -> Data:
+    """`mnist()`, or `digits()` where MNIST cannot be had; then it says so."""
+    try:
+        return mnist()
+    except DataUnavailable as error:
+        print(f"{error} This page runs on scikit-learn's digits instead: its numbers differ.")
+        return digits()
+
+
+def mnist_available() -> bool:
+    """Whether `mnist()` finds its files in the cache or can download them."""
+    try:
+        for name in MNIST_MD5:
+            _mnist_file(name)
+    except DataUnavailable:
+        return False
+    return True
+
+
+def _mnist_file(name: str) -> Path:
+    root = os.environ.get("OPTCORE_DATA")
+    folder = Path(root) if root else Path(pooch.os_cache("optcore"))
+    downloader = pooch.HTTPDownloader(progressbar=True, timeout=DOWNLOAD_TIMEOUT_S)
+    reasons = []
+    for mirror in MIRRORS:
+        try:
+            file = pooch.retrieve(
+                mirror + name,
+                known_hash=f"md5:{MNIST_MD5[name]}",
+                fname=name,
+                path=folder / "mnist",
+                downloader=downloader,
+            )
+            return Path(file)
+        # requests' errors are OSErrors; pooch raises ValueError on a wrong checksum.
+        except (OSError, ValueError) as error:
+            reasons.append(f"{mirror}: {type(error).__name__}")
+    raise DataUnavailable(
+        f"MNIST's file {name} is not in {_shown(folder)}/mnist and could not be downloaded "
+        f"({'; '.join(reasons)}): connect once, or put the four original .gz files there."
+    )
+
+
+def _shown(folder: Path) -> str:
+    # A page must not print the path of the machine that built it.
+    return "$OPTCORE_DATA" if os.environ.get("OPTCORE_DATA") else f"the cache folder {folder.name}"
+
+
+def _read_idx(file: Path) -> np.ndarray:
+    raw = gzip.decompress(file.read_bytes())
+    dimensions = raw[3]
+    shape = np.frombuffer(raw, ">i4", dimensions, 4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)

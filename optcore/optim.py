@@ -1,0 +1,332 @@
+"""Rules as `torch.optim.Optimizer`s, with torch's names, arguments and state keys.
+
+The functions of `optcore.rules` are the ground truth; the in-place code here is held to them, step
+by step, by the tests. `weight_decay` is torch's: λ w joins the gradient (L2), and `maximize` turns
+the gradient's sign first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+FUSED_DEVICES = ("cpu", "cuda", "mps")
+
+
+class _MomentumOptimizer(Optimizer):
+    """What the three share: checked arguments, and `step`."""
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Add a group, unless its hyper-parameters or the types of its parameters are wrong."""
+        super().add_param_group(param_group)
+        try:
+            _check_group(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None):
+        """Update every parameter that has a gradient; return the loss of `closure`, if given.
+
+        Raises:
+            ValueError: with `error_if_nonfinite`, a gradient holds NaN or infinity; nothing has been
+                updated then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["error_if_nonfinite"]:
+                _check_gradients(group)
+        for group in self.param_groups:
+            with torch.set_grad_enabled(group.get("differentiable", False)):
+                self._update(group, [p for p in group["params"] if p.grad is not None])
+        return loss
+
+    def __setstate__(self, state: dict) -> None:
+        """Restore; a `state_dict` from torch lacks the arguments that are only ours."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def _update(self, group: dict, params: list[Tensor]) -> None:
+        for p in params:
+            self._update_one(group, p, _gradient(group, p))
+
+    def _update_one(self, group: dict, p: Tensor, z: Tensor) -> None:
+        raise NotImplementedError
+
+    def _at_rest(self, p: Tensor, key: str) -> Tensor:
+        # Every form starts from rest: a zero velocity, a zero displacement.
+        if key not in self.state[p]:
+            self.state[p][key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return self.state[p][key]
+
+
+class SGD(_MomentumOptimizer):
+    r"""`torch.optim.SGD`: the momentum buffer is a discounted sum of gradients.
+
+    $$b_t = \beta\, b_{t-1} + (1-\tau)\, z_t, \qquad w_{t+1} = w_t - \eta\, b_t$$
+
+    with b₁ = z₁, whatever τ is; and with `nesterov` $w_{t+1} = w_t - \eta\,(z_t + \beta b_t)$. The
+    rules are `heavy_ball_sum` and `nesterov` of `optcore.rules.momentum`.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch.
+        lr: η ≥ 0, a number or a tensor with one element.
+        momentum: β in [0, 1).
+        dampening: τ.
+        weight_decay: λ ≥ 0.
+        nesterov: wants `momentum` > 0 and `dampening` = 0.
+        maximize: ascend.
+        foreach: accepted for torch's sake; its numbers are the loop's.
+        differentiable: let autograd follow the step, through the loop.
+        fused: torch's fused kernel, which reads and writes each number once; `None` takes it where
+            it can: dense real parameters on the CPU, CUDA or MPS. Otherwise a loop over the
+            parameters, which also takes sparse gradients and complex numbers.
+        error_if_nonfinite: look for NaN and infinity before anything is updated. It costs one more
+            reading of the gradients, and on a GPU waiting for the answer; hence not the default.
+
+    State: `momentum_buffer`, as in torch.
+
+    Raises:
+        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
+            parameter is not floating point.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        error_if_nonfinite: bool = False,
+    ):
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        if fused and (foreach or differentiable):
+            raise RuntimeError("`fused` excludes `foreach` and `differentiable`")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+            "error_if_nonfinite": error_if_nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    def _update(self, group, params):
+        # The kernel takes lists of one device and one dtype, either all at their first step or none.
+        lists: dict[tuple, list[Tensor]] = {}
+        want_loop = group["fused"] is False or group["foreach"] or group["differentiable"]
+        for p in params:
+            if want_loop or not _can_be_fused(p):
+                if group["fused"]:
+                    raise RuntimeError(
+                        "`fused=True` requires dense real gradients on CPU, CUDA or MPS"
+                    )
+                self._update_one(group, p, _gradient(group, p))
+            else:
+                first = group["momentum"] != 0 and "momentum_buffer" not in self.state[p]
+                lists.setdefault((p.device, p.dtype, first), []).append(p)
+        for (_, _, first), like_params in lists.items():
+            self._update_fused(group, like_params, first)
+
+    def _update_fused(self, group, params, first):
+        buffers = []
+        if group["momentum"] != 0:
+            for p in params:
+                if first:
+                    self.state[p]["momentum_buffer"] = torch.empty_like(p.grad)
+                buffers.append(self.state[p]["momentum_buffer"])
+        torch._fused_sgd_(
+            params,
+            [p.grad for p in params],
+            buffers,
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            is_first_step=first,
+        )
+
+    def _update_one(self, group, p, z):
+        beta, state = group["momentum"], self.state[p] if group["momentum"] else {}
+        if beta:
+            if "momentum_buffer" in state:
+                state["momentum_buffer"].mul_(beta).add_(z, alpha=1 - group["dampening"])
+            else:
+                state["momentum_buffer"] = z.clone()
+            b = state["momentum_buffer"]
+            z = z.add(b, alpha=beta) if group["nesterov"] else b
+        p.add_(z, alpha=-float(group["lr"]))
+
+
+class HeavyBall(_MomentumOptimizer):
+    r"""Polyak's heavy ball in the two forms that torch does not have.
+
+    `form="position"`: $w_{t+1} = w_t - \eta_t z_t + \beta\,(w_t - w_{t-1})$;
+    `form="average"`: $v_t = \beta v_{t-1} + (1-\beta) z_t,\ w_{t+1} = w_t - \eta_t v_t,\ v_0 = 0$.
+
+    With a constant rate the position form is `SGD(lr=η, momentum=β)`, and the average form is
+    `SGD(lr=η(1-β), momentum=β)`; with a schedule all three differ. The rules are `heavy_ball` and
+    `heavy_ball_average` of `optcore.rules.momentum`. Source: Polyak (1964),
+    doi:10.1016/0041-5553(64)90137-5.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch.
+        lr: η ≥ 0, a number or a tensor with one element.
+        momentum: β in [0, 1).
+        weight_decay: λ ≥ 0.
+        form: "position" or "average".
+        maximize: ascend.
+        error_if_nonfinite: as in `SGD`.
+
+    State: `displacement`, w_t − w_{t−1}, or `exp_avg`, v_t. Neither is torch's `momentum_buffer`:
+    the names differ so that no `state_dict` is taken for another's.
+
+    Raises:
+        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
+            parameter is not floating point.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        form: str = "position",
+        maximize: bool = False,
+        error_if_nonfinite: bool = False,
+    ):
+        if form not in ("position", "average"):
+            raise ValueError(f"form must be 'position' or 'average', got {form!r}")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "form": form,
+            "maximize": maximize,
+            "error_if_nonfinite": error_if_nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    def _update_one(self, group, p, z):
+        lr, beta = float(group["lr"]), group["momentum"]
+        if group["form"] == "position":
+            displacement = self._at_rest(p, "displacement").mul_(beta).add_(z, alpha=-lr)
+            p.add_(displacement)
+        else:
+            v = self._at_rest(p, "exp_avg").mul_(beta).add_(z, alpha=1 - beta)
+            p.add_(v, alpha=-lr)
+
+
+class Nesterov(_MomentumOptimizer):
+    r"""Nesterov's accelerated gradient in its original u-form.
+
+    $$u_{t+1} = w_t - \eta_t z_t, \qquad w_{t+1} = u_{t+1} + \beta\,(u_{t+1} - u_t)$$
+
+    With a constant rate it is `SGD(lr=η, momentum=β, nesterov=True)`; with a schedule the two
+    differ. The rule is `nesterov` of `optcore.rules.momentum`. Source: Nesterov (1983), Soviet
+    Math. Dokl. 27:372–376.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch.
+        lr: η ≥ 0, a number or a tensor with one element.
+        momentum: β in [0, 1).
+        weight_decay: λ ≥ 0.
+        maximize: ascend.
+        error_if_nonfinite: as in `SGD`.
+
+    State: `displacement`, u_{t+1} − u_t.
+
+    Raises:
+        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
+            parameter is not floating point.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        error_if_nonfinite: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "error_if_nonfinite": error_if_nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    def _update_one(self, group, p, z):
+        lr, beta = float(group["lr"]), group["momentum"]
+        # w_t = u_t + β (u_t − u_{t−1}), so that u_{t+1} − u_t = β (u_t − u_{t−1}) − η z_t.
+        displacement = self._at_rest(p, "displacement").mul_(beta).add_(z, alpha=-lr)
+        p.add_(z, alpha=-lr).add_(displacement, alpha=beta)
+
+
+def _gradient(group: dict, p: Tensor) -> Tensor:
+    z = p.grad.neg() if group["maximize"] else p.grad
+    return z.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else z
+
+
+def _can_be_fused(p: Tensor) -> bool:
+    return p.device.type in FUSED_DEVICES and p.is_floating_point() and not p.grad.is_sparse
+
+
+def _check_group(group: dict) -> None:
+    lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    if not 0 <= lr < math.inf:
+        raise ValueError(f"Invalid learning rate: {lr} (lr must be a finite number ≥ 0)")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"Invalid momentum value: {momentum} (momentum must lie in [0, 1))")
+    if not 0 <= decay < math.inf:
+        raise ValueError(
+            f"Invalid weight_decay value: {decay} (weight_decay must be a finite number ≥ 0)"
+        )
+    for i, p in enumerate(group["params"]):
+        if not (p.is_floating_point() or p.is_complex()):
+            raise TypeError(f"{_name(group, i)} has dtype {p.dtype}: it must be floating point")
+
+
+def _check_gradients(group: dict) -> None:
+    for i, p in enumerate(group["params"]):
+        if p.grad is not None and not p.grad.isfinite().all():
+            raise ValueError(
+                f"The gradient of {_name(group, i)} holds NaN or infinity: it must be finite"
+            )
+
+
+def _name(group: dict, i: int) -> str:
+    return group["param_names"][i] if "param_names" in group else f"params[{i}]"

@@ -1,0 +1,353 @@
+"""Objectives F with known answers: each has a gradient oracle that counts its evaluations.
+
+The variable `w` is one flat tensor; the objectives given by a formula take leading batch
+dimensions as well, so that a hundred seeds or learning rates run as one tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+
+class Problem:
+    """An objective F(w) = E_ζ f(w; ζ), with its gradient oracle.
+
+    Attributes:
+        n: number of examples of a finite sum, `None` where samples never run out.
+        start: the iterate to begin with.
+        optimum: the minimiser, or `None` where it is unknown or not unique.
+        evaluations: gradients of single samples computed so far. A batch of B counts B, the full
+            gradient of a finite sum n, an exact gradient without a sum 1. Rows of a batched `w` are
+            repetitions of one experiment and count once.
+    """
+
+    n: int | None = None
+    start: Tensor
+    optimum: Tensor | None = None
+
+    def __init__(self):
+        self.evaluations = 0
+
+    def loss(self, w: Tensor) -> Tensor:
+        """Return F(w), one number for each row of a batched `w`."""
+        raise NotImplementedError
+
+    def draw(self, size: int, generator: torch.Generator, *, like: Tensor, replace: bool) -> Tensor:
+        """Draw a batch of `size` samples: indices here, noise where n is `None`."""
+        if replace:
+            indices = torch.randint(self.n, (size,), generator=generator)
+        else:
+            indices = torch.randperm(self.n, generator=generator)[:size]
+        return indices.to(like.device)
+
+    def gradient(self, w: Tensor, sample: Tensor | None = None) -> Tensor:
+        """Return the gradient at `w`, averaged over `sample`, or exact without one; count it."""
+        self.evaluations += (self.n or 1) if sample is None else len(sample)
+        return self._gradient(w, sample)
+
+    def _gradient(self, w: Tensor, sample: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def parameter_at(self, index: int) -> str:
+        """Name the parameter that holds entry `index` of the flat `w`."""
+        return f"w[{index}]"
+
+
+class Quadratic(Problem):
+    r"""A quadratic with a chosen spectrum, seen through Gaussian noise.
+
+    $$F(w) = \tfrac12 (w - w^*)^\top A\, (w - w^*), \qquad
+      \nabla f(w;\zeta) = A(w - w^*) + S^{1/2}\zeta, \quad \zeta \sim \mathcal N(0, I)$$
+
+    Args:
+        spectrum: eigenvalues of A, shape (d,), all ≥ 0.
+        optimum: w*, shape (d,); zero if not given.
+        start: shape (d,); all ones if not given.
+        rotation_seed: draws the eigenvectors of A; without it they are the axes.
+        noise: S^{1/2}: a number σ for σI, or a (d, d) matrix.
+        dtype, device: of every tensor.
+
+    Raises:
+        ValueError: the spectrum is empty, not one-dimensional, negative or not finite; a shape differs.
+    """
+
+    def __init__(
+        self,
+        spectrum,
+        *,
+        optimum=None,
+        start=None,
+        rotation_seed: int | None = None,
+        noise: float | Tensor = 0.0,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__()
+        spectrum = torch.as_tensor(spectrum, dtype=dtype)
+        if spectrum.ndim != 1 or not len(spectrum):
+            raise ValueError(f"spectrum must be a non-empty vector, got shape {tuple(spectrum.shape)}.")
+        if not (spectrum.isfinite() & (spectrum >= 0)).all():
+            raise ValueError(f"spectrum must hold finite numbers ≥ 0, got {spectrum.tolist()}.")
+        d = len(spectrum)
+        self.spectrum = spectrum.to(device)
+        if rotation_seed is None:
+            self.A = torch.diag(self.spectrum)
+        else:
+            generator = torch.Generator().manual_seed(rotation_seed)
+            Q, _ = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+            A = Q @ torch.diag(spectrum.double()) @ Q.T
+            self.A = ((A + A.T) / 2).to(device, dtype)
+        self.optimum = self._vector("optimum", torch.zeros(d) if optimum is None else optimum)
+        self.start = self._vector("start", torch.ones(d) if start is None else start)
+        noise = torch.as_tensor(noise, dtype=dtype, device=device)
+        self.noise_root = noise * torch.eye(d, dtype=dtype, device=device) if noise.ndim == 0 else noise
+        if self.noise_root.shape != (d, d):
+            raise ValueError(f"noise must be a number or a ({d}, {d}) matrix, got {tuple(noise.shape)}.")
+
+    def _vector(self, name: str, value) -> Tensor:
+        value = torch.as_tensor(value, dtype=self.A.dtype, device=self.A.device)
+        if value.shape != self.spectrum.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}, but the spectrum has {tuple(self.spectrum.shape)}."
+            )
+        return value
+
+    @property
+    def smoothness(self) -> float:
+        """L, the largest eigenvalue."""
+        return self.spectrum.max().item()
+
+    @property
+    def strong_convexity(self) -> float:
+        """μ, the smallest eigenvalue."""
+        return self.spectrum.min().item()
+
+    def loss(self, w: Tensor) -> Tensor:
+        """Return F(w)."""
+        gap = w - self.optimum
+        return ((gap @ self.A) * gap).sum(-1) / 2
+
+    def draw(self, size: int, generator: torch.Generator, *, like: Tensor, replace: bool) -> Tensor:
+        """Draw `size` noise vectors ζ for each row of `like`, shape (size, *like.shape)."""
+        return torch.randn(size, *like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+    def _gradient(self, w, sample):
+        gradient = (w - self.optimum) @ self.A
+        return gradient if sample is None else gradient + sample.mean(0) @ self.noise_root.mT
+
+
+class QuantileSearch(Problem):
+    r"""Find the q-quantile of a normal distribution from draws X ~ N(0, 1) alone.
+
+    The root of M(w) = P(X ≤ w) − q is seen only through Y = 1[X ≤ w] − q, which is −q or 1 − q. M is
+    the derivative of the pinball objective, $F(w) = E\,[\max(w - X, 0)] - q\,w$.
+    Source: Robbins and Monro (1951), section 5, doi:10.1214/aoms/1177729586.
+
+    Args:
+        q: the level, strictly between 0 and 1.
+        start: first guess.
+
+    Raises:
+        ValueError: `q` is not strictly between 0 and 1.
+    """
+
+    def __init__(self, q: float = 0.5, *, start: float = 0.0):
+        super().__init__()
+        if not 0 < q < 1:
+            raise ValueError(f"q must lie strictly between 0 and 1, got {q}.")
+        self.q = q
+        self.start = torch.tensor([start], dtype=torch.float64)
+        self.normal = torch.distributions.Normal(
+            torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        )
+        self.optimum = self.normal.icdf(torch.tensor([q], dtype=torch.float64))
+
+    def loss(self, w: Tensor) -> Tensor:
+        """Return E max(w − X, 0) − q w, whose derivative is M."""
+        density = self.normal.log_prob(w).exp()
+        return (w * self.normal.cdf(w) + density - self.q * w).sum(-1)
+
+    def draw(self, size: int, generator: torch.Generator, *, like: Tensor, replace: bool) -> Tensor:
+        """Draw `size` values of X for each entry of `like`."""
+        return torch.randn(size, *like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+    def _gradient(self, w, sample):
+        below = self.normal.cdf(w) if sample is None else (sample <= w).to(w.dtype).mean(0)
+        return below - self.q
+
+
+class LogisticRegression(Problem):
+    r"""Multinomial logistic regression with an L2 term, on rows x_i with labels y_i.
+
+    $$F(W) = \frac1n \sum_{i=1}^n -\log \operatorname{softmax}(W^\top \bar x_i)_{y_i}
+      + \frac{\lambda}{2} \lVert W \rVert_F^2, \qquad \bar x = (x, 1)$$
+
+    The penalty covers the bias row too, which makes F λ-strongly convex. `w` is W flattened, of
+    (pixels + 1) · classes entries.
+
+    Args:
+        x: shape (n, pixels), floating point; its dtype and device are those of the problem.
+        y: shape (n,), integers 0 … classes − 1.
+        l2: λ ≥ 0.
+
+    Raises:
+        ValueError: shapes do not match, n is 0, or λ is negative or not finite.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, *, l2: float = 0.0):
+        super().__init__()
+        _check_examples(x, y)
+        if not 0 <= l2 < math.inf:
+            raise ValueError(f"l2 must be a finite number ≥ 0, got {l2}.")
+        self.n = len(x)
+        self.l2 = l2
+        self.x = _with_bias(x)
+        self.y = y
+        self.shape = (self.x.shape[1], int(y.max()) + 1)
+        self.start = x.new_zeros(math.prod(self.shape))
+
+    def loss(self, w: Tensor) -> Tensor:
+        """Return F(w) over all n examples."""
+        logits = self.x @ w.view(self.shape)
+        return torch.nn.functional.cross_entropy(logits, self.y) + self.l2 / 2 * w.square().sum()
+
+    def _gradient(self, w, sample):
+        x, y = (self.x, self.y) if sample is None else (self.x[sample], self.y[sample])
+        return (x.T @ self._residual(w, x, y) / len(x)).flatten() + self.l2 * w
+
+    def per_example(self, w: Tensor, indices: Tensor) -> Tensor:
+        """Return the gradient of each f_i, shape (len(indices), dim); not counted."""
+        x, y = self.x[indices], self.y[indices]
+        outer = x.unsqueeze(2) * self._residual(w, x, y).unsqueeze(1)
+        return outer.flatten(1) + self.l2 * w
+
+    def _residual(self, w, x, y):
+        probabilities = (x @ w.view(self.shape)).softmax(1)
+        return probabilities - torch.nn.functional.one_hot(y, self.shape[1])
+
+    def accuracy(self, w: Tensor, x: Tensor, y: Tensor) -> float:
+        """Return the share of the rows of `x` whose most probable class is `y`."""
+        return ((_with_bias(x) @ w.view(self.shape)).argmax(1) == y).double().mean().item()
+
+    @functools.cached_property
+    def optimum(self) -> Tensor:
+        """The minimiser, by scikit-learn's L-BFGS to a gradient of 1e-10; unique for λ > 0."""
+        if self.l2 == 0:
+            return None
+        # With two classes scikit-learn fits the difference v of the columns under a penalty on ‖v‖².
+        # Our columns are then ±v/2, and ‖W‖² is half of that: hence the factor 2.
+        classes = self.shape[1]
+        solver = SklearnLogisticRegression(
+            C=(2 if classes == 2 else 1) / (self.n * self.l2),
+            fit_intercept=False,
+            tol=1e-10,
+            max_iter=10_000,
+        )
+        solver.fit(self.x.double().cpu().numpy(), self.y.cpu().numpy())
+        columns = torch.from_numpy(solver.coef_)
+        if classes == 2:
+            columns = torch.cat([-columns / 2, columns / 2])
+        return columns.T.flatten().to(self.x)
+
+
+class Objective(Problem):
+    """Any differentiable function of a flat `w`, its gradient by automatic differentiation.
+
+    Args:
+        f: `f(w) -> scalar`; with `n` given `f(w, indices) -> scalar`, the mean over those examples.
+        start: the iterate to begin with.
+        n: number of examples of a finite sum.
+        optimum: the minimiser where it is known.
+    """
+
+    def __init__(self, f: Callable, start, *, n: int | None = None, optimum=None):
+        super().__init__()
+        self.f = f
+        self.n = n
+        self.start = torch.as_tensor(start)
+        self.optimum = None if optimum is None else torch.as_tensor(optimum).to(self.start)
+
+    def loss(self, w: Tensor) -> Tensor:
+        """Return F(w)."""
+        return self.f(w) if self.n is None else self.f(w, torch.arange(self.n, device=w.device))
+
+    def _gradient(self, w, sample):
+        if self.n is None:
+            return grad(self.f)(w)
+        indices = torch.arange(self.n, device=w.device) if sample is None else sample
+        return grad(self.f)(w, indices)
+
+    def per_example(self, w: Tensor, indices: Tensor) -> Tensor:
+        """Return the gradient of each f_i, shape (len(indices), dim); not counted."""
+        return vmap(lambda i: grad(self.f)(w, i.unsqueeze(0)))(indices)
+
+
+class Network(Objective):
+    """A `torch.nn.Module` on examples (x, y) as a function of its flat parameter vector.
+
+    Args:
+        module: any module without buffers that change in the forward pass; it is not modified.
+        x: inputs, first dimension n.
+        y: targets, first dimension n.
+        loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
+
+    Raises:
+        ValueError: the numbers of inputs and targets differ, or there are none.
+    """
+
+    def __init__(self, module: torch.nn.Module, x: Tensor, y: Tensor, loss: Callable):
+        if len(x) != len(y) or not len(x):
+            raise ValueError(f"x and y must have the same length ≥ 1, got {len(x)} and {len(y)}.")
+        self.module = module
+        self.parameters = {name: p.detach() for name, p in module.named_parameters()}
+        start = torch.cat([p.flatten() for p in self.parameters.values()])
+
+        def f(w, indices):
+            return loss(self.predict(w, x[indices]), y[indices])
+
+        super().__init__(f, start, n=len(x))
+
+    def unflatten(self, w: Tensor) -> dict[str, Tensor]:
+        """Return the module's named parameters as views of the flat `w`."""
+        pieces = w.split([p.numel() for p in self.parameters.values()])
+        return {
+            name: piece.view(p.shape)
+            for (name, p), piece in zip(self.parameters.items(), pieces, strict=True)
+        }
+
+    def predict(self, w: Tensor, x: Tensor) -> Tensor:
+        """Return the module's outputs at `x` with parameters `w`."""
+        return functional_call(self.module, self.unflatten(w), (x,))
+
+    def accuracy(self, w: Tensor, x: Tensor, y: Tensor) -> float:
+        """Return the share of the rows of `x` whose largest output is at `y`."""
+        return (self.predict(w, x).argmax(1) == y).double().mean().item()
+
+    def parameter_at(self, index: int) -> str:
+        """Name the parameter that holds entry `index` of the flat `w`."""
+        for name, p in self.parameters.items():
+            if index < p.numel():
+                return name
+            index -= p.numel()
+        raise IndexError("index lies beyond the last parameter.")
+
+
+def _with_bias(x: Tensor) -> Tensor:
+    return torch.cat([x, x.new_ones(len(x), 1)], 1)
+
+
+def _check_examples(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or not len(x):
+        raise ValueError(
+            f"x must have shape (n, pixels) and y shape (n,) with n ≥ 1, "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point, got {x.dtype}.")
