@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import asdict, dataclass
 
+import numpy as np
 from IPython.display import display
 
 
@@ -61,3 +62,18 @@ def _bound_text(low: float, high: float) -> str:
     if high == math.inf:
         return f"≥ {low:g}"
     return f"in [{low:g}, {high:g}]"
+
+
+def loglog_slope(x, y) -> float:
+    """Return the exponent p of the power law y ∝ x^p that fits best: least squares of log y on log x.
+
+    Args:
+        x, y: positive numbers, one length ≥ 2.
+
+    Raises:
+        ValueError: an entry is not positive and finite: a power law has none.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if not (np.all((x > 0) & (x < math.inf)) and np.all((y > 0) & (y < math.inf))):
+        raise ValueError("x and y must hold positive finite numbers only.")
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])

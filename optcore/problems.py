@@ -152,7 +152,7 @@ class QuantileSearch(Problem):
 
     Args:
         q: the level, strictly between 0 and 1.
-        start: first guess.
+        start: first guess. `w` may have any shape: each entry is a search of its own.
 
     Raises:
         ValueError: `q` is not strictly between 0 and 1.
@@ -163,16 +163,16 @@ class QuantileSearch(Problem):
         if not 0 < q < 1:
             raise ValueError(f"q must lie strictly between 0 and 1, got {q}.")
         self.q = q
-        self.start = torch.tensor([start], dtype=torch.float64)
+        self.start = torch.tensor(start, dtype=torch.float64)
         self.normal = torch.distributions.Normal(
             torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
         )
-        self.optimum = self.normal.icdf(torch.tensor([q], dtype=torch.float64))
+        self.optimum = self.normal.icdf(torch.tensor(q, dtype=torch.float64))
 
     def loss(self, w: Tensor) -> Tensor:
         """Return E max(w − X, 0) − q w, whose derivative is M."""
         density = self.normal.log_prob(w).exp()
-        return (w * self.normal.cdf(w) + density - self.q * w).sum(-1)
+        return w * self.normal.cdf(w) + density - self.q * w
 
     def draw(self, size: int, generator: torch.Generator, *, like: Tensor, replace: bool) -> Tensor:
         """Draw `size` values of X for each entry of `like`."""
@@ -238,7 +238,7 @@ class LogisticRegression(Problem):
 
     @functools.cached_property
     def optimum(self) -> Tensor:
-        """The minimiser, by scikit-learn's L-BFGS to a gradient of 1e-10; unique for λ > 0."""
+        """The minimiser, by scikit-learn's Newton-CG; unique for λ > 0."""
         if self.l2 == 0:
             return None
         # With two classes scikit-learn fits the difference v of the columns under a penalty on ‖v‖².
@@ -247,6 +247,7 @@ class LogisticRegression(Problem):
         solver = SklearnLogisticRegression(
             C=(2 if classes == 2 else 1) / (self.n * self.l2),
             fit_intercept=False,
+            solver="newton-cg",
             tol=1e-10,
             max_iter=10_000,
         )

@@ -88,8 +88,8 @@ def run(
     Raises:
         NotFinite: a gradient, or a recorded loss, is infinite or NaN; `.history` holds the records
             until then.
-        ValueError: `steps` or `every` is below 1, `w` has the wrong last dimension or is not
-            floating point.
+        ValueError: `steps` or `every` is below 1, `w` does not end in the shape of `start`
+            or is not floating point.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
@@ -99,9 +99,9 @@ def run(
     w = problem.start.clone() if w is None else w
     if not w.is_floating_point():
         raise ValueError(f"w must be floating point, got {w.dtype}.")
-    if w.shape[-1:] != problem.start.shape[-1:]:
+    if w.shape[w.ndim - problem.start.ndim :] != problem.start.shape:
         raise ValueError(
-            f"w has shape {tuple(w.shape)}, but the problem's iterates have {tuple(problem.start.shape)}."
+            f"w has shape {tuple(w.shape)}: it must end in the problem's {tuple(problem.start.shape)}."
         )
     schedule = lr if callable(lr) else (lambda t: lr) if isinstance(lr, Tensor) else constant(lr)
     recorded = _record_times(steps, every)

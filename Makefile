@@ -1,0 +1,58 @@
+# Everything happens in .venv, which is made on first use. `make` alone lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SITE := _build/.site
+
+# Progress bars would end up in the notebooks' outputs.
+book test notebooks: export TQDM_DISABLE := 1
+
+.PHONY: help book test bench lab notebooks clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make book        build the site: _build/html/index.html"
+	@echo "make test        lint, then run the tests and every chapter"
+	@echo "make notebooks   execute book/text/*.md into book/*.ipynb"
+	@echo "make lab         open the chapters in JupyterLab"
+	@echo "make bench       run the benchmarks, one after the other"
+	@echo "make clean       remove the site and the environment"
+
+book: $(SITE)
+
+test: $(INSTALLED) $(SITE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/notebooks.py --check
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 book tests
+
+bench: $(INSTALLED)
+	set -e; for file in benchmarks/*.py; do $(BIN)/python "$$file"; done
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab book
+
+notebooks: $(INSTALLED)
+	$(BIN)/python tools/notebooks.py
+
+clean:
+	rm -rf _build .venv
+
+$(INSTALLED): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	touch $@
+
+# What the site is made of: a change in any of these files builds it again, from nothing, since
+# Sphinx does not see that a chapter depends on optcore.
+SOURCES := _config.yml _toc.yml $(shell find book optcore -type f \
+	-not -path '*/.*' -not -path '*/__pycache__/*' -not -path 'book/text/*')
+
+$(SITE): $(INSTALLED) $(SOURCES)
+	rm -rf _build
+	@# On a new machine these two announce themselves once, which must not end up on a page.
+	$(BIN)/python -c "import matplotlib.pyplot, optcore.data; optcore.data.mnist_available()"
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	touch $@

@@ -1,0 +1,32 @@
+"""The book's Sphinx extension: what turns plain notebooks into the pages of the site.
+
+The chapters are written so that they read well in Jupyter and Colab, where MyST directives do not
+render (README, *How to write a chapter*). This extension adds the rest at build time: boxes,
+links between equations, claims, and the page of verified claims.
+"""
+
+from sphinx.application import Sphinx
+
+from . import boxes, claims, crossrefs, docstrings, images, mathjax, repository
+from .domain import BookDomain
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect everything."""
+    app.add_domain(BookDomain)
+    app.add_node(claims.ClaimsTable)
+    app.add_directive("verified-claims", claims.VerifiedClaims)
+    # The order matters: a claim's line is replaced before its text is searched for references.
+    app.connect("doctree-read", claims.mark, priority=600)
+    app.connect("doctree-read", boxes.from_quotes, priority=601)
+    app.connect("doctree-read", crossrefs.anchor_equations, priority=602)
+    app.connect("doctree-read", crossrefs.link, priority=603)
+    app.connect("doctree-resolved", claims.fill_tables)
+    app.connect("doctree-resolved", images.check_alt_texts)
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-docstring", docstrings.process, priority=400)
+    app.connect("autodoc-skip-member", docstrings.skip_field)
+    app.connect("config-inited", repository.set_buttons)
+    app.connect("config-inited", mathjax.use_local_files)
+    app.connect("build-finished", mathjax.copy_files)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

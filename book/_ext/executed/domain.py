@@ -1,0 +1,91 @@
+"""Where equations and claims are, and what is wrong with them when all pages have been read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import PurePosixPath
+
+from docutils.nodes import Element, reference
+from sphinx.addnodes import pending_xref
+from sphinx.builders import Builder
+from sphinx.domains import Domain
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.nodes import make_refnode
+
+from .ledger import LEDGER, problems
+
+logger = logging.getLogger(__name__)
+
+
+def anchor(kind: str, number: str) -> str:
+    """The id of a numbered thing on its page: `anchor("eq", "3.2")` is `eq-3-2`."""
+    return f"{kind}-{number.replace('.', '-')}"
+
+
+def stem(docname: str) -> str:
+    """The last part of a page's name, which is how the ledger names a chapter."""
+    return PurePosixPath(docname).name
+
+
+class BookDomain(Domain):
+    """Equations by their tag and claims by their id, across all pages."""
+
+    name = "book"
+    label = "Optimization, Executed"
+    # Both tables go from a page's name to what is on it, so that a page can be forgotten.
+    initial_data = {"equations": {}, "claims": {}}
+    dangling_warnings = {
+        "equation": "there is no equation (%(target)s)",
+        "claim": "there is no claim %(target)s",
+    }
+
+    @property
+    def equations(self) -> dict[str, list[str]]:
+        return self.data["equations"]
+
+    @property
+    def claims(self) -> dict[str, list[dict]]:
+        return self.data["claims"]
+
+    def clear_doc(self, docname: str) -> None:
+        self.equations.pop(docname, None)
+        self.claims.pop(docname, None)
+
+    def merge_domaindata(self, docnames: set[str], otherdata: dict) -> None:
+        for table in ("equations", "claims"):
+            for docname in docnames & otherdata[table].keys():
+                self.data[table][docname] = otherdata[table][docname]
+
+    def resolve_xref(
+        self,
+        env: BuildEnvironment,
+        fromdocname: str,
+        builder: Builder,
+        typ: str,
+        target: str,
+        node: pending_xref,
+        contnode: Element,
+    ) -> reference | None:
+        for docname in self.equations if typ == "equation" else self.claims:
+            if typ == "equation" and target in self.equations[docname]:
+                id = anchor("eq", target)
+            elif typ == "claim" and any(c["id"] == target for c in self.claims[docname]):
+                id = anchor("claim", target)
+            else:
+                continue
+            return make_refnode(builder, fromdocname, docname, id, contnode)
+        return None
+
+    def resolve_any_xref(self, *args) -> list:
+        return []  # an equation or a claim is only ever referred to as such
+
+    def check_consistency(self) -> None:
+        tags = Counter(tag for page in self.equations.values() for tag in page)
+        for docname, page in self.equations.items():
+            for tag in sorted({tag for tag in page if tags[tag] > 1}):
+                logger.warning("equation tag (%s) is used more than once", tag, location=docname)
+        pages = {stem(name): name for name in self.env.found_docs}
+        checked = {stem(name): {c["id"] for c in page} for name, page in self.claims.items()}
+        for chapter, problem in problems(LEDGER, set(pages), checked):
+            logger.warning(problem, location=pages[chapter])

@@ -1,0 +1,58 @@
+"""Pictures: the book's palette and style, contours of an objective, the guide line of a power law."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+# Each colour has a contrast of at least 3 : 1 on white and on #121212, and any two stay apart under
+# the three common colour deficiencies.
+PALETTE = ("#2868e0", "#d9711a", "#189c6c", "#c767c4", "#c23040", "#5f6b76")
+
+
+def style() -> None:
+    """Make the book's look the default of matplotlib: palette, light grid, readable sizes."""
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": plt.cycler(color=PALETTE),
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.figsize": (7.2, 3.6),
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "font.size": 11,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+        }
+    )
+
+
+def contours(ax: Axes, loss, xlim: tuple[float, float], ylim: tuple[float, float], levels=12) -> None:
+    """Draw the contour lines of `loss`, a function of batched points (…, 2), over a box.
+
+    Args:
+        ax: axes to draw into.
+        loss: maps a tensor (…, 2) to (…).
+        xlim, ylim: the box.
+        levels: a number of lines, or their values.
+    """
+    X, Y, Z = grid(loss, xlim, ylim)
+    ax.contour(X, Y, Z, levels, colors=PALETTE[5], linewidths=0.7, alpha=0.7)
+    ax.set(xlim=xlim, ylim=ylim)
+
+
+def grid(loss, xlim, ylim, points: int = 121) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (X, Y, Z) of `loss`, a function of batched points (…, 2), on a grid over a box."""
+    x, y = (torch.linspace(*lim, points, dtype=torch.float64) for lim in (xlim, ylim))
+    W = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    return W[..., 0].numpy(), W[..., 1].numpy(), loss(W).numpy()
+
+
+def power_law(ax: Axes, x, y_at_start: float, exponent: float, label: str) -> None:
+    """Draw the theory over a measurement: the dashed line y ∝ x^exponent through (x[0], y_at_start)."""
+    x = np.asarray(x, dtype=float)
+    ax.plot(x, y_at_start * (x / x[0]) ** exponent, "--", color="0.35", lw=1.2, label=label)

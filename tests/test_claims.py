@@ -1,0 +1,124 @@
+"""Claims: the stable line, the number in the metadata, the failures."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from traitlets.config import Config
+
+from optcore.claims import ClaimFailed, check, loglog_slope
+
+
+@pytest.fixture
+def notebook():
+    """A shell as in a notebook, where outputs carry metadata."""
+    yield InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    InteractiveShell.clear_instance()
+
+
+@pytest.mark.parametrize(
+    ("measured", "bound", "text"),
+    [
+        (0.25, 0.5, "≤ 0.5"),
+        (0.5, 0.5, "≤ 0.5"),
+        (3e-13, 1e-12, "≤ 1e-12"),
+        (-5, (-math.inf, -4.0), "≤ -4"),
+        (-0.98, (-1.05, -0.95), "in [-1.05, -0.95]"),
+        (-0.95, (-1.05, -0.95), "in [-1.05, -0.95]"),
+        (-1.05, (-1.05, -0.95), "in [-1.05, -0.95]"),
+        (1000, (2, math.inf), "≥ 2"),
+        (2, (2, math.inf), "≥ 2"),
+        (7, (7, 7), "in [7, 7]"),
+        (torch.tensor(0.25), 0.5, "≤ 0.5"),
+        (np.float32(0.25), 0.5, "≤ 0.5"),
+    ],
+)
+def test_a_claim_that_holds(notebook, measured, bound, text):
+    with capture_output() as captured:
+        assert check("3.2", "The forms agree.", measured, bound) is None
+    (output,) = captured.outputs
+    assert output.data == {"text/plain": f"✓ 3.2  The forms agree.  [{text}]"}
+    assert output.metadata == {
+        "claim": {
+            "id": "3.2",
+            "sentence": "The forms agree.",
+            "measured": float(measured),
+            "bound": text,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("measured", "bound"),
+    [
+        (0.5000001, 0.5),
+        (math.nan, 0.5),
+        (-math.inf, 0.5),
+        (math.inf, (0.5, math.inf)),
+        (math.nan, (0.0, 1.0)),
+        (-1.06, (-1.05, -0.95)),
+        (-0.94, (-1.05, -0.95)),
+        (1.9, (2, math.inf)),
+    ],
+)
+def test_a_claim_that_fails(notebook, measured, bound):
+    with capture_output() as captured, pytest.raises(ClaimFailed) as error:
+        check("10.12", "The forms agree.", measured, bound)
+    assert str(error.value).startswith(f"10.12: measured {measured:.6g}, but the bound is ")
+    assert str(error.value).endswith("The forms agree.")
+    assert not captured.outputs
+    assert isinstance(error.value, AssertionError)
+
+
+def test_in_a_script_the_line_is_printed(capsys):
+    check("3.2", "The forms agree.", 0.25, 0.5)
+    assert capsys.readouterr().out == "✓ 3.2  The forms agree.  [≤ 0.5]\n"
+
+
+@pytest.mark.parametrize("id", ["3", "3.", "three", "3.2.1", "", "3.2 "])
+def test_bad_ids(id):
+    with pytest.raises(ValueError, match="id must look like '3.2', got"):
+        check(id, "A sentence.", 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        (1, 0),
+        (0, math.nan),
+        (-math.inf, math.inf),
+        (0, 1, 2),
+        [0, 1],
+        None,
+        "1",
+    ],
+)
+def test_bad_bounds(bound):
+    with pytest.raises(
+        ValueError, match=r"bound must be a number or an interval \(low, high\), got"
+    ):
+        check("3.2", "A sentence.", 0.5, bound)
+
+
+@pytest.mark.parametrize("exponent", [-2.0, -0.5, 0.0, 1.0])
+def test_slope_of_a_power_law(exponent):
+    x = torch.logspace(0, 3, 20, dtype=torch.float64)
+    assert loglog_slope(x, 3 * x**exponent) == pytest.approx(exponent, abs=1e-12)
+
+
+def test_slope_is_least_squares():
+    # Through (0, 0), (1, 0), (2, 3) in logarithms: slope 3/2.
+    assert loglog_slope([1, math.e, math.e**2], [1, 1, math.e**3]) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_slope_wants_positive_numbers(bad):
+    for x, y in (([1, bad], [1, 2]), ([1, 2], [1, bad])):
+        with pytest.raises(ValueError, match="x and y must hold positive finite numbers"):
+            loglog_slope(x, y)

@@ -1,0 +1,187 @@
+"""The data sets: what they hold, and what happens when they cannot be had."""
+
+import gzip
+import hashlib
+
+import numpy as np
+import pooch
+import pytest
+import torch
+
+from optcore import data
+
+
+@pytest.fixture(scope="module")
+def real_mnist():
+    if not data.mnist_available():
+        pytest.skip("MNIST is neither in the cache nor to be downloaded")
+    return data.mnist()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPTCORE_DATA", str(tmp_path))
+    (tmp_path / "mnist").mkdir()
+    return tmp_path / "mnist"
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No download succeeds; the addresses that were tried."""
+    tried = []
+
+    def fail(self, url, output_file, pooch, check_only=False):
+        tried.append(url)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fail)
+    return tried
+
+
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """Four small files in MNIST's format, with their checksums in place of the real ones."""
+
+    def idx(array):
+        head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        return gzip.compress(head + array.tobytes(), mtime=0)
+
+    x = np.arange(10_003 * 6, dtype=np.uint32).astype(np.uint8).reshape(-1, 2, 3)
+    y = (np.arange(10_003) % 10).astype(np.uint8)
+    arrays = (x, y, x[:5], y[:5])
+    files = {name: idx(a) for name, a in zip(data.MNIST_MD5, arrays, strict=True)}
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(data, "MNIST_MD5", sums)
+    return files
+
+
+def serve(monkeypatch, files, broken=()):
+    """Download from `files`, except from the mirrors in `broken`."""
+
+    def download(self, url, output_file, pooch, check_only=False):
+        if url.startswith(tuple(broken)):
+            raise ConnectionError("no answer")
+        with open(output_file, "wb") as file:
+            file.write(files[url.rsplit("/", 1)[1]])
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", download)
+
+
+def test_mnist(real_mnist):
+    d = real_mnist
+    assert (d.name, d.shape) == ("MNIST", (28, 28))
+    assert (d.x.shape, d.x_val.shape, d.x_test.shape) == (
+        (50_000, 784),
+        (10_000, 784),
+        (10_000, 784),
+    )
+    assert (len(d.y), len(d.y_val), len(d.y_test)) == (50_000, 10_000, 10_000)
+    assert (d.x.dtype, d.y.dtype) == (torch.float32, torch.int64)
+    assert (d.x.min().item(), d.x.max().item()) == (0, 1)
+    # The known mean pixel of the 60 000 training images.
+    assert torch.cat([d.x, d.x_val]).double().mean().item() == pytest.approx(0.1306604762738429)
+    assert d.y[:5].tolist() == [5, 0, 4, 1, 9]
+    assert d.y_test[:5].tolist() == [7, 2, 1, 0, 4]
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.cat([d.y, d.y_val]).bincount().tolist() == counts
+
+
+def test_parts_of_a_small_mnist(cache, small_mnist, offline):
+    for name, content in small_mnist.items():
+        (cache / name).write_bytes(content)
+    d = data.mnist()
+    assert (d.x.shape, d.x_val.shape, d.x_test.shape) == ((3, 6), (10_000, 6), (5, 6))
+    torch.testing.assert_close(d.x[1], torch.arange(6, 12) / 255)
+    assert (d.y.tolist(), d.y_val[:2].tolist(), d.y_test.tolist()) == (
+        [0, 1, 2],
+        [3, 4],
+        [0, 1, 2, 3, 4],
+    )
+    assert not offline
+    assert data.mnist_available()
+
+
+def test_the_second_mirror_helps_out_and_the_cache_is_kept(cache, small_mnist, monkeypatch):
+    serve(monkeypatch, small_mnist, broken=data.MIRRORS[:1])
+    assert len(data.mnist().y) == 3
+    assert {file.name for file in cache.iterdir()} == set(data.MNIST_MD5)
+    serve(monkeypatch, {}, broken=data.MIRRORS)
+    assert len(data.mnist().y) == 3
+
+
+def assert_one_clear_sentence(error):
+    text = str(error)
+    assert text.startswith("MNIST's file train-images-idx3-ubyte.gz is not in $OPTCORE_DATA/mnist")
+    assert text.endswith("put the four original .gz files there.")
+    assert "\n" not in text
+    assert "/tmp" not in text
+
+
+def test_offline_without_a_cache(cache, offline, capsys):
+    with pytest.raises(data.DataUnavailable) as error:
+        data.mnist()
+    assert_one_clear_sentence(error.value)
+    assert "ConnectionError" in str(error.value)
+    assert offline == [mirror + "train-images-idx3-ubyte.gz" for mirror in data.MIRRORS]
+    assert not data.mnist_available()
+    capsys.readouterr()
+    assert data.mnist_or_digits().name == "digits"
+    printed = capsys.readouterr().out
+    assert printed.startswith("MNIST's file")
+    assert printed.endswith(
+        "This page runs on scikit-learn's digits instead: its numbers differ.\n"
+    )
+
+
+def test_a_corrupted_file_is_not_used(cache, small_mnist, offline):
+    for name, content in small_mnist.items():
+        (cache / name).write_bytes(content)
+    (cache / "t10k-labels-idx1-ubyte.gz").write_bytes(small_mnist["train-labels-idx1-ubyte.gz"])
+    assert not data.mnist_available()
+    with pytest.raises(data.DataUnavailable, match="t10k-labels-idx1-ubyte.gz"):
+        data.mnist()
+
+
+def test_a_mirror_that_delivers_something_else(cache, monkeypatch):
+    serve(monkeypatch, dict.fromkeys(data.MNIST_MD5, b"<html>Please log in</html>"))
+    with pytest.raises(data.DataUnavailable) as error:
+        data.mnist()
+    assert_one_clear_sentence(error.value)
+    assert not any(cache.glob("*.gz"))
+
+
+def test_mnist_or_digits_takes_mnist_where_it_can(cache, small_mnist, monkeypatch, capsys):
+    serve(monkeypatch, small_mnist)
+    assert data.mnist_or_digits().name == "MNIST"
+    assert not capsys.readouterr().out
+
+
+def test_digits():
+    d = data.digits()
+    assert (d.name, d.shape) == ("digits", (8, 8))
+    assert (d.x.shape, d.x_val.shape, d.x_test.shape) == ((1197, 64), (300, 64), (300, 64))
+    assert (len(d.y), len(d.y_val), len(d.y_test)) == (1197, 300, 300)
+    assert (d.x.dtype, d.y.dtype) == (torch.float32, torch.int64)
+    assert (d.x.min().item(), d.x.max().item()) == (0, 1)
+    # Every class in every part, the same in every call, each image with its own label.
+    for y in (d.y, d.y_val, d.y_test):
+        assert y.bincount(minlength=10).min() >= 20
+    assert torch.equal(d.x, data.digits().x)
+    neighbour = torch.cdist(d.x_val, d.x).argmin(1)
+    assert (d.y[neighbour] == d.y_val).double().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "dtype", "expected"),
+    [
+        (True, False, torch.float64, "cuda"),
+        (True, True, torch.float32, "cuda"),
+        (False, True, torch.float32, "mps"),
+        (False, True, torch.float64, "cpu"),
+        (False, False, torch.float32, "cpu"),
+    ],
+)
+def test_device(monkeypatch, cuda, mps, dtype, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert data.device(dtype).type == expected

@@ -1,0 +1,191 @@
+"""The Sphinx extension, on books of a few lines."""
+
+import io
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+EXTENSION = Path(__file__).resolve().parents[1] / "book" / "_ext"
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """Build pages, given as text or as a notebook, and return their HTML and the warnings."""
+    monkeypatch.setattr(sys, "path", [str(EXTENSION), *sys.path])
+    for name in ("BOOK_REPOSITORY", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(**pages):
+        source = tmp_path / "source"
+        source.mkdir()
+        for name, page in pages.items():
+            if isinstance(page, str):
+                (source / f"{name}.md").write_text(page, encoding="utf-8")
+            else:
+                nbformat.write(page, source / f"{name}.ipynb")
+        toctree = "# Index\n\n```{toctree}\n" + "\n".join(pages) + "\n```\n"
+        (source / "index.md").write_text(toctree, encoding="utf-8")
+        config = {
+            "extensions": ["myst_nb", "executed"],
+            "html_theme": "basic",
+            "myst_enable_extensions": ["amsmath", "dollarmath"],
+            "nb_execution_mode": "off",
+        }
+        warnings = io.StringIO()
+        with patch_docutils(), docutils_namespace():
+            app = Sphinx(
+                source,
+                None,
+                tmp_path / "html",
+                tmp_path / "doctrees",
+                "html",
+                confoverrides=config,
+                status=None,
+                warning=warnings,
+            )
+            app.build()
+        html = {
+            name: BeautifulSoup((tmp_path / "html" / f"{name}.html").read_text(), "html.parser")
+            for name in pages
+        }
+        return html, warnings.getvalue()
+
+    return run
+
+
+def chapter(*claims):
+    """A notebook whose cells have checked these claims."""
+    notebook = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
+    notebook.cells.append(nbformat.v4.new_markdown_cell("# A chapter"))
+    for id in claims:
+        claim = {"id": id, "sentence": "It holds", "measured": 0.12345, "bound": "≤ 1"}
+        output = nbformat.v4.new_output(
+            "display_data", data={"text/plain": f"✓ {id}"}, metadata={"claim": claim}
+        )
+        notebook.cells.append(nbformat.v4.new_code_cell("check()", outputs=[output]))
+    return notebook
+
+
+MOMENTUM = [f"3.{n}" for n in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("lead", "kind", "id", "title"),
+    [
+        ("Note.", "note", None, "Note"),
+        ("Warning.", "warning", None, "Warning"),
+        ("Theorem 3.1 (Polyak).", "theorem", "theorem-3-1", "Theorem 3.1 (Polyak)"),
+        ("Exercise 3.2.", "exercise", "exercise-3-2", "Exercise 3.2"),
+        ("Proof.", "proof", None, "Proof"),
+    ],
+)
+def test_a_quote_with_a_lead_becomes_a_box(build, lead, kind, id, title):
+    html, warnings = build(page=f"# A page\n\n> **{lead}** One.\n>\n> Two $x$.\n")
+    box = html["page"].select_one(f"div.admonition.{kind}")
+    assert box.get("id") == id
+    assert [p.get_text() for p in box.select("p")] == [title, "One.", r"Two \(x\)."]
+    assert not html["page"].find("blockquote")
+    assert not warnings
+
+
+def test_other_quotes_stay_quotes(build):
+    html, _ = build(page="# A page\n\n> Said he.\n\n> **Bold** words.\n\n> **Notebooks.** No.\n")
+    assert len(html["page"].find_all("blockquote")) == 3
+    assert not html["page"].select(".admonition")
+
+
+def test_equations_are_linked_across_pages_but_not_in_code(build):
+    html, warnings = build(
+        one="# One\n\n$$ a = b \\tag{3.1} $$\n\n\\begin{align*}\na &= b \\tag{3.2} \\\\\n"
+        "c &= d \\tag{3.10}\n\\end{align*}\n",
+        two="# Two\n\nBy (3.1), (3.10) and `(3.2)`; momentum (0.9) is a number.\n",
+    )
+    assert all(html["one"].find(id=id) for id in ("eq-3-1", "eq-3-2", "eq-3-10"))
+    links = [(a.get_text(), a["href"]) for a in html["two"].select("p a.reference")]
+    assert links == [("(3.1)", "one.html#eq-3-1"), ("(3.10)", "one.html#eq-3-10")]
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("pages", "warning"),
+    [
+        ({"one": "# One\n\nBy (3.4).\n"}, "there is no equation (3.4)"),
+        ({"one": "# One\n\nBy claim 9.9.\n"}, "there is no claim 9.9"),
+        (
+            {"one": "# 1\n\n$$ a \\tag{3.1} $$\n", "two": "# 2\n\n$$ b \\tag{3.1} $$\n"},
+            "equation tag (3.1) is used more than once",
+        ),
+        ({"one": "# One\n\n$$ a \\\\ b \\tag{3.1} $$\n"}, r"need \begin{align*}"),
+        ({"one": "# One\n\n![](a.png)\n"}, "no alternative text"),
+        ({"one": "# One\n\n![a.png](a.png)\n"}, "no alternative text"),
+        ({"momentum": chapter(*MOMENTUM[:6])}, "that are not checked: 3.7, 3.8"),
+        ({"momentum": chapter(*MOMENTUM, "3.99")}, "claim 3.99 is not in the ledger"),
+        ({"momentum": chapter(*MOMENTUM, "2.1")}, "claim 2.1 belongs to the chapter robbins_monro"),
+    ],
+)
+def test_what_is_wrong_is_a_warning(build, pages, warning):
+    _, warnings = build(**pages)
+    assert warning in warnings
+
+
+def test_claims_have_anchors_links_and_a_table(build):
+    html, warnings = build(
+        table="# Claims\n\n```{verified-claims}\n```\n\nSee claim 3.2.\n",
+        momentum=chapter(*MOMENTUM, "3.2"),
+    )
+    assert not warnings
+    lines = html["momentum"].select(".claim-line")
+    ids = [f"claim-3-{n}" for n in range(1, 9)] + ["claim-3-2-2"]
+    assert [line["id"] for line in lines] == ids
+    assert "measured 0.123, bound ≤ 1" in lines[0].get_text()
+
+    rows = [
+        [cell.get_text() for cell in row.select("td")] for row in html["table"].select("tbody tr")
+    ]
+    assert [row[0] for row in rows] == ["3.1", "3.2", "3.2", *MOMENTUM[2:]]
+    assert rows[0][1:] == ["It holds", "0.123", "≤ 1"]
+    assert "8 claims in 9 checks" in html["table"].get_text()
+    links = {a["href"] for a in html["table"].select("td a")}
+    assert links == {f"momentum.html#{id}" for id in ids}
+    assert html["table"].find("a", string="claim 3.2")["href"] == "momentum.html#claim-3-2"
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://github.com/owner/name", "https://github.com/owner/name"),
+        ("https://token@github.com/owner/name.git", "https://github.com/owner/name"),
+        ("git@gitlab.com:owner/na.me.git", "https://gitlab.com/owner/na.me"),
+        ("ssh://git@github.com/owner/name.git", "https://github.com/owner/name"),
+        ("https://example.org/owner/name", ""),
+        ("../a/folder", ""),
+        ("", ""),
+    ],
+)
+def test_the_public_address_of_a_remote(monkeypatch, remote, address):
+    monkeypatch.setattr(sys, "path", [str(EXTENSION), *sys.path])
+    from executed.repository import public_address
+
+    assert public_address(remote) == address
+
+
+@pytest.mark.parametrize(
+    ("markdown", "rst"),
+    [
+        ("`a` and `B`s", r"``a`` and ``B``\ s"),
+        ("of $x_1$", "of :math:`x_1`"),
+        ("the best w* of (n, *shape)", r"the best w\* of (n, \*shape)"),
+        ("*so* and **so**, ``a*b``", "*so* and **so**, ``a*b``"),
+        ("  $$a\n    * b$$", "\n  .. math::\n\n      a\n          * b\n"),
+    ],
+)
+def test_markdown_docstrings(monkeypatch, markdown, rst):
+    monkeypatch.setattr(sys, "path", [str(EXTENSION), *sys.path])
+    from executed.docstrings import from_markdown
+
+    assert from_markdown(markdown) == rst

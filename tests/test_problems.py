@@ -1,0 +1,314 @@
+"""The problems: gradients against autograd, optima, evaluation counts, bad input."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from optcore.problems import LogisticRegression, Network, Objective, Quadratic, QuantileSearch
+
+FLOAT64 = torch.float64
+
+
+def examples(n=12, pixels=4, classes=3):
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(n, pixels, generator=generator, dtype=FLOAT64)
+    return x, torch.arange(n) % classes
+
+
+def logistic(l2=0.1, **sizes):
+    return LogisticRegression(*examples(**sizes), l2=l2)
+
+
+def network():
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    return Network(layers.double(), *examples(), cross_entropy)
+
+
+def least_squares():
+    x, _ = examples()
+    return Objective(
+        lambda w, i: (x[i] @ w - 1).square().mean(), torch.zeros(4, dtype=FLOAT64), n=len(x)
+    )
+
+
+PROBLEMS = {
+    "quadratic": lambda: Quadratic([3.0, 1.0, 0.0], optimum=[1.0, -1.0, 2.0], rotation_seed=1),
+    "quantile": lambda: QuantileSearch(0.8, start=-0.7),
+    "logistic": logistic,
+    "objective": lambda: Objective(lambda w: (w**4).sum(), torch.ones(3, dtype=FLOAT64)),
+    "finite sum": least_squares,
+    "network": network,
+}
+FINITE_SUMS = {name: PROBLEMS[name] for name in ("logistic", "finite sum", "network")}
+
+every_problem = pytest.mark.parametrize("make", PROBLEMS.values(), ids=PROBLEMS)
+every_finite_sum = pytest.mark.parametrize("make", FINITE_SUMS.values(), ids=FINITE_SUMS)
+
+
+def somewhere(problem):
+    generator = torch.Generator().manual_seed(3)
+    return problem.start + torch.randn(problem.start.shape, generator=generator, dtype=FLOAT64)
+
+
+# --- gradients
+
+
+@every_problem
+def test_gradient_is_the_derivative_of_the_loss(make):
+    problem = make()
+    w = somewhere(problem)
+    by_autograd = torch.autograd.functional.jacobian(problem.loss, w)
+    torch.testing.assert_close(problem.gradient(w), by_autograd, rtol=1e-10, atol=1e-12)
+    e, h = torch.randn(w.shape, generator=torch.Generator().manual_seed(1), dtype=FLOAT64), 1e-5
+    by_difference = (problem.loss(w + h * e) - problem.loss(w - h * e)) / (2 * h)
+    assert (problem.gradient(w) * e).sum().item() == pytest.approx(by_difference.item(), rel=1e-6)
+
+
+@every_finite_sum
+def test_per_example_gradients_average_to_the_gradient(make):
+    problem = make()
+    w = somewhere(problem)
+    rows = problem.per_example(w, torch.arange(problem.n))
+    assert rows.shape == (problem.n, *w.shape)
+    torch.testing.assert_close(rows.mean(0), problem.gradient(w), rtol=1e-10, atol=1e-13)
+    batch = torch.tensor([3, 3, 7])
+    torch.testing.assert_close(problem.gradient(w, batch), rows[batch].mean(0))
+    torch.testing.assert_close(problem.per_example(w, batch), rows[batch])
+    assert not torch.allclose(rows[3], rows[7])
+
+
+@every_finite_sum
+def test_evaluations_of_a_finite_sum(make):
+    problem = make()
+    problem.gradient(problem.start)
+    assert problem.evaluations == problem.n == 12
+    problem.gradient(problem.start, torch.tensor([1, 5, 5]))
+    assert problem.evaluations == 15
+    problem.per_example(problem.start, torch.arange(4))
+    problem.loss(problem.start)
+    assert problem.evaluations == 15
+
+
+@every_finite_sum
+def test_draws_of_a_finite_sum(make):
+    problem, generator = make(), torch.Generator().manual_seed(0)
+    replaced = problem.draw(1200, generator, like=problem.start, replace=True)
+    assert replaced.bincount(minlength=12).min() > 60
+    assert len(replaced) == 1200
+    different = problem.draw(12, generator, like=problem.start, replace=False)
+    assert different.sort().values.tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("name", ["quadratic", "quantile", "objective"])
+def test_evaluations_without_a_sum(name):
+    problem = PROBLEMS[name]()
+    problem.gradient(problem.start)
+    assert problem.n is None
+    assert problem.evaluations == 1
+    if name != "objective":
+        w = problem.start.expand(10, *problem.start.shape)
+        sample = problem.draw(3, torch.Generator(), like=w, replace=True)
+        assert sample.shape == (3, *w.shape)
+        problem.gradient(w, sample)
+        assert problem.evaluations == 4
+
+
+# --- quadratic
+
+
+def test_quadratic_has_its_spectrum():
+    problem = Quadratic([0.5, 4.0, 2.0], rotation_seed=3, optimum=[1.0, 2.0, 3.0])
+    expected = torch.tensor([0.5, 2.0, 4.0], dtype=FLOAT64)
+    torch.testing.assert_close(torch.linalg.eigvalsh(problem.A), expected)
+    assert torch.equal(problem.A, problem.A.T)
+    assert (problem.smoothness, problem.strong_convexity) == (4.0, 0.5)
+    assert problem.gradient(problem.optimum).norm() == 0
+    gap = torch.tensor([2.0, -1.0, 0.5], dtype=FLOAT64)
+    loss = problem.loss(problem.optimum + gap)
+    assert loss.item() == pytest.approx((gap @ problem.A @ gap).item() / 2)
+
+
+def test_quadratic_noise_has_its_covariance():
+    root = torch.tensor([[1.0, 0.0], [0.8, 0.3]], dtype=FLOAT64)
+    problem = Quadratic([1.0, 2.0], noise=root)
+    w = problem.start.expand(40_000, -1)
+    generator = torch.Generator().manual_seed(0)
+    noise = problem.gradient(
+        w, problem.draw(1, generator, like=w, replace=True)
+    ) - problem.gradient(w)
+    torch.testing.assert_close(noise.T @ noise / len(w), root @ root.T, rtol=0, atol=0.03)
+    averaged = problem.gradient(
+        w, problem.draw(4, generator, like=w, replace=True)
+    ) - problem.gradient(w)
+    torch.testing.assert_close(averaged.T @ averaged / len(w), root @ root.T / 4, rtol=0, atol=0.01)
+
+
+def test_scalar_noise_is_a_standard_deviation():
+    problem = Quadratic([1.0, 2.0], noise=0.5)
+    torch.testing.assert_close(problem.noise_root, 0.5 * torch.eye(2, dtype=FLOAT64))
+
+
+def test_batched_iterates_are_rows():
+    for problem in (Quadratic([3.0, 1.0], rotation_seed=1, noise=1.0), QuantileSearch(0.3)):
+        w = torch.stack([somewhere(problem), 2 * somewhere(problem), problem.start])
+        losses, gradients = problem.loss(w), problem.gradient(w)
+        sample = problem.draw(2, torch.Generator().manual_seed(0), like=w, replace=True)
+        noisy = problem.gradient(w, sample)
+        assert losses.shape == (3,)
+        for i, row in enumerate(w):
+            torch.testing.assert_close(losses[i], problem.loss(row))
+            torch.testing.assert_close(gradients[i], problem.gradient(row))
+            torch.testing.assert_close(noisy[i], problem.gradient(row, sample[:, i]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"spectrum": []}, r"spectrum must be a non-empty vector, got shape \(0,\)"),
+        ({"spectrum": [[1.0]]}, r"spectrum must be a non-empty vector, got shape \(1, 1\)"),
+        ({"spectrum": [1.0, -1.0]}, "spectrum must hold finite numbers ≥ 0"),
+        ({"spectrum": [1.0, math.nan]}, "spectrum must hold finite numbers ≥ 0"),
+        ({"spectrum": [1.0, math.inf]}, "spectrum must hold finite numbers ≥ 0"),
+        ({"spectrum": [1.0], "optimum": [1.0, 2.0]}, r"optimum has shape \(2,\)"),
+        ({"spectrum": [1.0], "start": [1.0, 2.0]}, r"start has shape \(2,\)"),
+        ({"spectrum": [1.0, 2.0], "noise": torch.ones(2)}, r"noise must be a number or a \(2, 2\)"),
+    ],
+)
+def test_bad_quadratics(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        Quadratic(**arguments)
+
+
+# --- quantile search
+
+
+@pytest.mark.parametrize(
+    ("q", "quantile"), [(0.5, 0.0), (0.975, 1.959963984540054), (0.1, -1.2815515655446004)]
+)
+def test_quantile_is_the_root(q, quantile):
+    problem = QuantileSearch(q)
+    assert problem.optimum.item() == pytest.approx(quantile, abs=1e-12)
+    assert abs(problem.gradient(problem.optimum).item()) < 1e-12
+
+
+def test_quantile_noise_has_two_values_and_the_right_mean():
+    problem = QuantileSearch(0.7)
+    w = torch.tensor(0.4, dtype=FLOAT64)
+    x = problem.draw(40_000, torch.Generator().manual_seed(0), like=w, replace=True)
+    values = torch.stack([problem.gradient(w, one.unsqueeze(0)) for one in x[:50]])
+    torch.testing.assert_close(values.unique(), torch.tensor([-0.7, 0.3], dtype=FLOAT64))
+    assert problem.gradient(w, x).item() == pytest.approx(problem.gradient(w).item(), abs=0.01)
+
+
+@pytest.mark.parametrize("q", [0.0, 1.0, -1.0, math.nan])
+def test_bad_quantiles(q):
+    with pytest.raises(ValueError, match="q must lie strictly between 0 and 1, got"):
+        QuantileSearch(q)
+
+
+# --- logistic regression
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("l2", [0.01, 1.0])
+def test_logistic_optimum(classes, l2):
+    problem = logistic(l2, n=60, classes=classes)
+    assert problem.optimum.shape == problem.start.shape
+    assert problem.gradient(problem.optimum).norm() < 1e-7
+    assert problem.loss(problem.optimum) < problem.loss(problem.start)
+
+
+def test_logistic_loss_is_as_printed():
+    problem = logistic(l2=0.3)
+    x, y = examples()
+    w = somewhere(problem)
+    W = w.view(5, 3)
+    p = torch.softmax(x @ W[:4] + W[4], 1)
+    expected = -p[torch.arange(12), y].log().mean() + 0.15 * W.square().sum()
+    torch.testing.assert_close(problem.loss(w), expected)
+    assert problem.accuracy(w, x, y) == pytest.approx((p.argmax(1) == y).double().mean().item())
+    assert problem.start.count_nonzero() == 0
+
+
+def test_logistic_has_no_unique_optimum_without_penalty():
+    assert logistic(l2=0.0).optimum is None
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 2, 2], [0, 1, 3]], ids=str)
+def test_logistic_optimum_wants_every_class(labels):
+    problem = LogisticRegression(torch.randn(3, 2), torch.tensor(labels), l2=0.1)
+    with pytest.raises(ValueError, match="classes occur"):
+        problem.optimum  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "l2", "text"),
+    [
+        (torch.ones(3, 2), torch.zeros(2, dtype=torch.long), 0, "x must have shape"),
+        (torch.ones(3), torch.zeros(3, dtype=torch.long), 0, "x must have shape"),
+        (torch.ones(3, 2), torch.zeros(3, 1, dtype=torch.long), 0, "x must have shape"),
+        (torch.ones(0, 2), torch.zeros(0, dtype=torch.long), 0, "with n ≥ 1"),
+        (torch.ones(3, 2, dtype=torch.long), torch.zeros(3, dtype=torch.long), 0, "floating point"),
+        (torch.ones(3, 2), torch.zeros(3), 0, "y must hold integers from 0 on"),
+        (torch.ones(3, 2), torch.tensor([0, -1, 1]), 0, "y must hold integers from 0 on"),
+        (torch.ones(3, 2), torch.zeros(3, dtype=torch.long), -1, "l2 must be a finite number ≥ 0"),
+        (torch.ones(3, 2), torch.zeros(3, dtype=torch.long), math.nan, "l2 must be a finite"),
+    ],
+)
+def test_bad_logistic_regressions(x, y, l2, text):
+    with pytest.raises(ValueError, match=text):
+        LogisticRegression(x, y, l2=l2)
+
+
+# --- objective and network
+
+
+def test_objective_keeps_start_and_optimum():
+    problem = Objective(lambda w: (w - 2).square().sum(), torch.ones(2), optimum=[2, 2])
+    assert problem.optimum.dtype == torch.float32
+    assert problem.gradient(problem.optimum).norm() == 0
+    assert problem.parameter_at(1) == "w[1]"
+
+
+def test_network_is_its_module():
+    problem = network()
+    x, y = examples()
+    torch.testing.assert_close(problem.predict(problem.start, x), problem.module(x))
+    torch.testing.assert_close(problem.loss(problem.start), cross_entropy(problem.module(x), y))
+    share = (problem.module(x).argmax(1) == y).double().mean().item()
+    assert problem.accuracy(problem.start, x, y) == share
+
+
+def test_network_leaves_its_module_alone():
+    problem = network()
+    before = [p.clone() for p in problem.module.parameters()]
+    problem.gradient(problem.start + 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, problem.module.parameters(), strict=True))
+    assert all(p.grad is None for p in problem.module.parameters())
+
+
+def test_unflatten_is_the_inverse_of_flattening():
+    problem = network()
+    w = torch.arange(len(problem.start), dtype=FLOAT64)
+    pieces = problem.unflatten(w)
+    assert {name: p.shape for name, p in pieces.items()} == {
+        name: p.shape for name, p in problem.module.named_parameters()
+    }
+    assert torch.equal(torch.cat([p.flatten() for p in pieces.values()]), w)
+
+
+def test_parameter_at_names_every_entry():
+    problem = network()
+    names = [name for name, p in problem.module.named_parameters() for _ in range(p.numel())]
+    assert [problem.parameter_at(i) for i in range(len(names))] == names
+    with pytest.raises(IndexError, match="beyond the last parameter"):
+        problem.parameter_at(len(names))
+
+
+@pytest.mark.parametrize(("n_x", "n_y"), [(3, 2), (0, 0)])
+def test_bad_networks(n_x, n_y):
+    with pytest.raises(ValueError, match="x and y must have the same length ≥ 1, got"):
+        Network(torch.nn.Linear(2, 1), torch.ones(n_x, 2), torch.ones(n_y), cross_entropy)

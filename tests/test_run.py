@@ -1,0 +1,173 @@
+"""The meta-algorithm: what it calls, what it records, when it stops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from optcore.estimators import FullBatch, MiniBatch
+from optcore.problems import Network, Objective, Quadratic
+from optcore.rules.momentum import heavy_ball, nesterov_two_gradients, sgd
+from optcore.run import NotFinite, run
+
+
+def problem():
+    return Quadratic([1.0, 0.1], noise=0.1)
+
+
+def test_it_is_the_loop_of_the_book():
+    z, p, rates = MiniBatch(problem(), 3, seed=5), problem(), [0.4, 0.2, 0.1]
+    w, state = p.start, None
+    for lr in rates:
+        w, state = heavy_ball(w, z(w), state, lr=lr, beta=0.9)
+    asked = []
+
+    def schedule(t):
+        asked.append(t)
+        return rates[t - 1]
+
+    history = run(MiniBatch(p, 3, seed=5), heavy_ball, lr=schedule, steps=3, beta=0.9)
+    assert asked == [1, 2, 3]
+    torch.testing.assert_close(history.w, w, rtol=0, atol=0)
+    assert torch.equal(p.start, torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_columns(device):
+    p = Quadratic([1.0, 0.1], noise=0.1, device=device)
+    p.gradient(p.start)  # spent before the run
+    record = {"w": lambda w: w, "first": lambda w: w[0].item(), "twice": lambda w: (2 * w).cpu()}
+    history = run(MiniBatch(p, 3), sgd, lr=0.5, steps=4, record=record)
+    assert history["t"].tolist() == [0, 1, 2, 3, 4]
+    assert history["evaluations"].tolist() == [0, 3, 6, 9, 12]
+    assert history["w"].shape == (5, 2)
+    assert history["w"][0].tolist() == [1.0, 1.0]
+    assert history["w"][-1].tolist() == history.w.tolist()
+    assert history["first"].tolist() == history["w"][:, 0].tolist()
+    assert np.array_equal(history["twice"], 2 * history["w"])
+    losses = [p.loss(torch.tensor(w, device=device)).item() for w in history["w"]]
+    assert history["loss"].tolist() == pytest.approx(losses, rel=1e-14)
+    with pytest.raises(KeyError, match="'gap' was not recorded; there are t, evaluations, loss, w"):
+        history["gap"]
+
+
+def test_a_rule_that_writes_in_place_spoils_neither_records_nor_start():
+    def in_place(w, z, state, lr):
+        return w.sub_(lr * z), None
+
+    quiet = Quadratic([1.0, 0.1])
+    history = run(FullBatch(quiet), in_place, lr=1.0, steps=2, record={"w": lambda w: w})
+    assert history["w"][:, 1].tolist() == pytest.approx([1.0, 0.9, 0.81])
+    assert quiet.start.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "recorded"),
+    [
+        (7, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (7, 3, [0, 3, 6, 7]),
+        (6, 3, [0, 3, 6]),
+        (7, 100, [0, 7]),
+        (1, None, [0, 1]),
+        (20, None, [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, 19, 20]),
+        (16, None, [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16]),
+    ],
+)
+def test_times_of_records(steps, every, recorded):
+    history = run(FullBatch(problem()), sgd, lr=0.1, steps=steps, every=every)
+    assert history["t"].tolist() == recorded
+    assert history["evaluations"].tolist() == recorded
+
+
+def test_project_is_applied_to_every_new_iterate():
+    above = {"project": lambda w: w.clamp(min=0.7), "record": {"w": lambda w: w}}
+    history = run(FullBatch(problem()), sgd, lr=0.5, steps=5, **above)
+    assert history["w"].tolist()[:2] == [[1.0, 1.0], [0.7, 0.95]]
+    assert history["w"].min() == 0.7
+
+
+def test_a_first_iterate_of_ones_own_and_a_tensor_rate():
+    w = torch.tensor([[1.0, 1.0], [2.0, -1.0]], dtype=torch.float64)
+    rates = torch.tensor([[0.1], [0.5]], dtype=torch.float64)
+    history = run(FullBatch(Quadratic([1.0, 0.1])), sgd, lr=rates, steps=2, w=w)
+    assert history["loss"].shape == (3, 2)
+    torch.testing.assert_close(history.w, w * (1 - rates * torch.tensor([1.0, 0.1])) ** 2)
+
+
+def test_rules_with_points_get_one_sample():
+    noisy = Quadratic([1.0], noise=1.0)
+    seen = []
+
+    def spying(w, z, state=None, **hyper):
+        seen.append(z)
+        return nesterov_two_gradients(w, z, state, **hyper)
+
+    spying.points = nesterov_two_gradients.points
+    history = run(MiniBatch(noisy, 1), spying, lr=0.1, beta=0.9, steps=3, record={"w": lambda w: w})
+    assert [len(z) for z in seen] == [1, 2, 2]
+    for t in (1, 2):
+        now, before = seen[t]
+        gap = history["w"][t] - history["w"][t - 1]
+        assert (now - before).item() == pytest.approx(gap.item(), rel=1e-9)
+
+
+# --- what is not finite
+
+
+def test_a_loss_that_overflows_stops_the_run_with_its_history():
+    with pytest.raises(
+        NotFinite, match=r"The loss after \d+ steps is infinite: try a smaller lr"
+    ) as e:
+        run(FullBatch(Quadratic([1.0, 0.1])), sgd, lr=1e30, steps=100)
+    losses = e.value.history["loss"]
+    assert 3 <= len(losses) < 10
+    assert np.isfinite(losses).all()
+    assert e.value.history["t"].tolist() == list(range(len(losses)))
+    assert e.value.history.w.isfinite().all()
+    assert isinstance(e.value, FloatingPointError)
+
+
+def test_a_gradient_of_nan_names_the_parameter_of_a_network():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+
+    class Poisoned(Network):
+        def _gradient(self, w, sample):
+            gradient = super()._gradient(w, sample)
+            gradient[10] = math.nan if self.evaluations > 12 else gradient[10]
+            return gradient
+
+    p = Poisoned(module, torch.ones(4, 2), torch.ones(4, 1), torch.nn.functional.mse_loss)
+    text = r"The gradient at step 4 is NaN in 1\.weight: try a smaller lr, or look for a NaN"
+    with pytest.raises(NotFinite, match=text) as error:
+        run(FullBatch(p), sgd, lr=0.01, steps=10)
+    assert error.value.history["t"].tolist() == [0, 1, 2, 3]
+    assert error.value.history.w.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)], ids=str)
+def test_an_infinite_gradient_in_any_shape(shape):
+    p = Objective(lambda w: w.sqrt().sum(), torch.ones(shape[-1:]))
+    with pytest.raises(NotFinite, match="The gradient at step 1 is infinite in w") as error:
+        run(FullBatch(p), sgd, lr=0.1, steps=3, w=torch.zeros(shape))
+    assert error.value.history["t"].tolist() == [0]
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"every": 0}, "every must be at least 1, or None, got 0"),
+        ({"w": torch.ones(3)}, r"w has shape \(3,\)"),
+        ({"w": torch.ones(2, dtype=torch.long)}, "w must be floating point, got torch.int64"),
+        ({"lr": -1.0}, "lr must be a finite number ≥ 0, got -1.0"),
+        ({"lr": lambda t: math.nan}, "lr must be a finite number ≥ 0, got nan"),
+    ],
+)
+def test_bad_arguments(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        run(FullBatch(problem()), sgd, **{"lr": 0.1, "steps": 3, **arguments})

@@ -1,0 +1,187 @@
+"""The built site: what a reader would stumble over. `make test` builds it first."""
+
+import gzip
+import re
+import tomllib
+from copy import copy
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "_build" / "html"
+LEDGER = tomllib.loads((ROOT / "book/_ext/ledger.toml").read_text(encoding="utf-8"))
+CHAPTERS = sorted(path.stem for path in ROOT.glob("book/*.ipynb"))
+SOURCES = sorted(path.name for path in ROOT.glob("book/*.*"))
+HTML = {path: BeautifulSoup(path.read_bytes(), "html.parser") for path in SITE.rglob("*.html")}
+# The theme ships two templates among its files; they are not pages.
+PAGES = {path: soup for path, soup in HTML.items() if "_static" not in path.parts}
+WEIGHT = 1_500_000
+# What loads something, by attribute. A link with another `rel` only names it.
+LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
+STYLES = ("stylesheet", "icon", "preload", "modulepreload", "shortcut icon")
+CSS_URL = re.compile(r"""url\(\s*["']?(?!data:|#)([^"')]+)""")
+# MathJax's fonts: those of every formula, and those of an alphabet that a page may use.
+FONTS = {
+    r"": ["Main-Regular", "Math-Italic", "AMS-Regular", "Size*", "Zero"],
+    r"\\(mathbf|textbf|bold)": ["Main-Bold", "Math-BoldItalic"],
+    r"\\(mathit|textit|emph)": ["Main-Italic"],
+    r"\\mathcal": ["Calligraphic-Regular"],
+    r"\\mathscr": ["Script-Regular"],
+    r"\\mathfrak": ["Fraktur-Regular"],
+    r"\\(mathsf|textsf)": ["SansSerif-Regular"],
+    r"\\(mathtt|texttt)": ["Typewriter-Regular"],
+    r"\\vec": ["Vector-Regular"],
+}
+
+
+def on_pages(test):
+    return pytest.mark.parametrize("page", sorted(PAGES), ids=lambda p: str(p.relative_to(SITE)))(
+        test
+    )
+
+
+def loads(soup):
+    """The addresses that a page loads by itself."""
+    for name, attribute in LOADED.items():
+        yield from (tag[attribute] for tag in soup.find_all(name, attrs={attribute: True}))
+    for link in soup.find_all("link", href=True):
+        if " ".join(link.get("rel", [])) in STYLES:
+            yield link["href"]
+    for style in [*soup.find_all("style"), *soup.find_all(style=True)]:
+        yield from CSS_URL.findall(style.get("style") or style.get_text())
+
+
+def target(page, address):
+    """The file that an address on a page means."""
+    path = unquote(urlsplit(address).path)
+    file = (page.parent / path).resolve() if path else page
+    return file / "index.html" if file.is_dir() else file
+
+
+def is_local(address):
+    return not urlsplit(address).scheme and not address.startswith("//")
+
+
+def test_the_site_is_built():
+    assert {f"book/{path.stem}.html" for path in ROOT.glob("book/*.ipynb")} <= {
+        path.relative_to(SITE).as_posix() for path in PAGES
+    }
+
+
+@on_pages
+def test_internal_links_lead_somewhere(page):
+    broken = []
+    for link in PAGES[page].find_all("a", href=True):
+        address = link["href"]
+        if not is_local(address):
+            continue
+        file, anchor = target(page, address), unquote(urlsplit(address).fragment)
+        if not file.exists():
+            broken.append(address)
+        elif anchor and file in HTML and anchor not in ("", "top"):
+            soup = HTML[file]
+            if not soup.find(id=anchor) and not soup.find(attrs={"name": anchor}):
+                broken.append(address)
+    assert not broken
+
+
+@on_pages
+def test_nothing_is_loaded_from_another_host(page):
+    assert [a for a in loads(PAGES[page]) if not is_local(a) and not a.startswith("data:")] == []
+    scripts = " ".join(script.get_text() for script in PAGES[page].find_all("script"))
+    assert not re.search(r"""(import|fetch|src\s*=)\W*["'(]*\s*(https?:)?//""", scripts)
+
+
+def test_style_sheets_load_nothing_from_another_host():
+    for sheet in SITE.rglob("*.css"):
+        urls = CSS_URL.findall(sheet.read_text(encoding="utf-8"))
+        assert [url for url in urls if not is_local(url)] == [], sheet
+
+
+@on_pages
+def test_files_that_a_page_loads_exist(page):
+    assert [a for a in loads(PAGES[page]) if is_local(a) and not target(page, a).exists()] == []
+
+
+@on_pages
+def test_images_have_a_real_alternative_text(page):
+    images = [
+        tag for tag in PAGES[page].find_all("img") if "logo__image" not in tag.get("class", [])
+    ]
+    alts = [(tag.get("alt") or "").strip() for tag in images]
+    assert [alt for alt in alts if not alt or re.fullmatch(r"\S*\.(png|svg|jpe?g)", alt)] == []
+
+
+@on_pages
+def test_no_cell_failed_or_complained(page):
+    soup = PAGES[page]
+    assert not soup.select(".output.traceback, .output.stderr, .system-message")
+    assert "Traceback (most recent call last)" not in soup.get_text()
+
+
+@on_pages
+def test_no_raw_markup_is_left(page):
+    article = copy(PAGES[page].find("article") or PAGES[page])
+    for tag in article.select("pre, code, .math, script, style, a, head"):
+        tag.decompose()
+    text = article.get_text()
+    assert not re.search(r":::|```|\{(note|ref|eq|cite|doc|math)\}|\\tag|\\begin\{|\$\$|\]\(", text)
+    # A "(3.2)" that is not a link names no equation.
+    assert not re.search(r"\([1-9]\d*\.[1-9]\d*\)", text)
+
+
+@pytest.mark.parametrize("chapter", [name for name in LEDGER if name in CHAPTERS])
+def test_the_claims_page_lists_the_chapters_ledger(chapter):
+    table = HTML[SITE / "book/claims.html"]
+    rows = [
+        [cell.get_text().strip() for cell in row.select("td")]
+        for row in table.select(".claims-table tbody tr")
+        if f"{chapter}.html" in row.a["href"]
+    ]
+    assert {row[0] for row in rows} == set(LEDGER[chapter]["claims"])
+    for _, sentence, measured, bound in rows:
+        assert sentence
+        assert float(measured) is not None
+        assert re.match(r"[≤≥] |in \[", bound)
+        # The number of this run, not the bound copied.
+        assert measured not in bound.removeprefix("in ").strip("≤≥ []").split(", ")
+
+
+@on_pages
+def test_a_page_is_light(page):
+    """The page and all that it loads, compressed as a server would send it."""
+    files = {page}
+    queue = [target(page, a) for a in loads(PAGES[page]) if is_local(a)]
+    if PAGES[page].find("script", src=re.compile("mathjax")):
+        formulas = " ".join(tag.get_text() for tag in PAGES[page].select(".math"))
+        for command, fonts in FONTS.items():
+            for font in fonts if re.search(command, formulas) else []:
+                queue += SITE.glob(
+                    f"_static/mathjax/output/chtml/fonts/woff-v2/MathJax_{font}.woff"
+                )
+    while queue:
+        file = queue.pop()
+        # Where a font comes as woff2 too, no browser takes the ttf.
+        superseded = file.suffix == ".ttf" and file.with_suffix(".woff2").exists()
+        if file in files or superseded or not file.exists():
+            continue
+        files.add(file)
+        if file.suffix == ".css":
+            urls = CSS_URL.findall(file.read_text(encoding="utf-8"))
+            queue += [target(file, url) for url in urls if is_local(url)]
+    assert sum(len(gzip.compress(file.read_bytes())) for file in files) <= WEIGHT
+
+
+def test_the_site_holds_nothing_but_pages():
+    extra = {"genindex", "index", "py-modindex", "search"}
+    stems = {Path(name).stem for name in SOURCES}
+    for page in PAGES:
+        folder = page.parent.relative_to(SITE).as_posix()
+        assert page.stem in (stems if folder == "book" else extra), page
+    copied = [path for path in (SITE / "_sources").rglob("*") if path.is_file()]
+    for path in copied:
+        assert path.parent == SITE / "_sources/book"
+        assert path.name in SOURCES

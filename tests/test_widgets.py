@@ -1,0 +1,388 @@
+import html
+import json
+import re
+
+import ipywidgets
+import numpy as np
+import pytest
+
+from optcore import widgets
+from optcore.widgets import Line, Scene, Slider, explore
+
+PIXEL = 0.2  # half a tenth from rounding, a tenth from leaving out points
+STEPS = np.arange(60)
+LR = Slider("lr", np.linspace(0.01, 0.11, 11).round(2), 0.04, "η")
+BETA = Slider("beta", np.linspace(0, 0.9, 10).round(1), 0.5, "β")
+PLANE = Scene((-3, 3), (-2, 2), "w₁", "w₂")
+LOSS = Scene((0, 60), (1e-6, 10), "t", "f(w)", yscale="log")
+
+
+def momentum(lr, beta):
+    """Heavy ball from (1, 1) on ½(x² + 25 y²): the iterates, (60, 2)."""
+    curvature, w, m = np.array([1.0, 25.0]), np.ones((60, 2)), np.zeros(2)
+    for t in range(59):
+        m = beta * m + curvature * w[t]
+        w[t + 1] = w[t] - lr * m
+    return w
+
+
+def draw_two(lr, beta):
+    w = momentum(lr, beta)
+    loss = 0.5 * (w**2 @ [1, 25])
+    return (
+        [Line(*w.T, "iterates", "line+dots")],
+        [Line(STEPS, loss, "loss", color=1)],
+        f"{lr} {beta}",
+    )
+
+
+def draw_one(lr):
+    return [Line([0, 1, 2], [0, lr, 1])]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Call explore() and return its bundle."""
+
+    def call(*args, alt="A figure.", **kwargs):
+        bundles = []
+        monkeypatch.setattr(
+            widgets, "display", lambda bundle, raw: bundles.append(bundle) if raw else None
+        )
+        explore(*args, alt=alt, **kwargs)
+        (bundle,) = bundles
+        return bundle
+
+    return call
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
+
+
+def decode(code):
+    """Pieces of points, in tenths of a pixel."""
+    pieces, here = [], np.zeros(2, dtype=int)
+    for word in code.split(" "):
+        steps, bits, shift = [], 0, 0
+        for letter in word:
+            part = ord(letter) - 63
+            bits |= (part & 31) << shift
+            shift += 5
+            if part < 32:
+                steps.append(~(bits >> 1) if bits & 1 else bits >> 1)
+                bits = shift = 0
+        points = here + np.cumsum(np.reshape(steps, (-1, 2)).astype(int), axis=0)
+        pieces.append(points)
+        here = points[-1] if len(points) else here
+    return pieces
+
+
+def in_pixels(scene, page, number, x, y):
+    """Where data lie in the plot of scene `number`, from the page's own inner svg."""
+    width, height = re.findall(r'<svg x="[^"]*" y="[^"]*" width="([^"]*)" height="([^"]*)"', page)[
+        number
+    ]
+    f = np.log10 if scene.yscale == "log" else np.asarray
+    u = float(width) * (np.asarray(x) - scene.xlim[0]) / (scene.xlim[1] - scene.xlim[0])
+    v = (f(y) - f(scene.ylim[0])) / (f(scene.ylim[1]) - f(scene.ylim[0]))
+    return np.stack([u, float(height) * (1 - v)], axis=1)
+
+
+def distance(points, line):
+    """From each point to a polyline, the greatest."""
+    a, b = line[:-1], line[1:]
+    length = np.maximum(((b - a) ** 2).sum(-1), 1e-12)
+    t = np.clip(((points[:, None] - a) * (b - a)).sum(-1) / length, 0, 1)
+    return np.linalg.norm(points[:, None] - a - t[..., None] * (b - a), axis=-1).min(1).max()
+
+
+def test_bundle_has_all_faces(shown):
+    bundle = shown(draw_two, [PLANE, LOSS], LR, BETA, alt="Heavy ball & <friends>.")
+    assert set(bundle) == {
+        "text/html",
+        "application/vnd.jupyter.widget-view+json",
+        "image/png",
+        "text/plain",
+    }
+    assert bundle["text/plain"] == "[interactive figure: Heavy ball & <friends>.]"
+    assert bundle["image/png"].startswith("iVBOR")
+    page = bundle["text/html"]
+    assert 'role="img" aria-label="Heavy ball &amp; &lt;friends&gt;."' in page
+    assert 'role="img" aria-label="f(w) against t"' in page
+    assert page.count('type="range"') == 2
+
+
+def test_html_is_deterministic_self_contained_and_small(shown):
+    page = shown(draw_two, [PLANE, LOSS], LR, BETA)["text/html"]
+    assert page == shown(draw_two, [PLANE, LOSS], LR, BETA)["text/html"]
+    assert len(page.encode()) < 60_000
+    for forbidden in ("http", "src=", "url(", "@import", "fetch("):
+        assert forbidden not in page
+    other = shown(draw_one, PLANE, LR)["text/html"]
+    name = r'data-explore="(\w+)"'
+    assert re.search(name, page)[1] != re.search(name, other)[1]
+    assert re.search(name, page)[1] in page.rsplit("(", 1)[1]  # the script is told which figure
+
+
+def test_frames_are_what_draw_returned(shown):
+    page = shown(draw_two, [PLANE, LOSS], LR, BETA)["text/html"]
+    frames = data_of(page)["frames"]
+    assert len(frames) == 110
+    for index in (0, 35, 79, 109):  # the last slider runs fastest
+        lr, beta = LR.values[index // 10], BETA.values[index % 10]
+        path, loss, note = frames[index]
+        assert note == f"{lr} {beta}"
+        w = momentum(lr, beta)
+        wanted = in_pixels(PLANE, page, 0, *w.T)
+        assert distance(wanted, np.concatenate(decode(path)) / 10) < PIXEL
+        wanted = in_pixels(LOSS, page, 1, STEPS, 0.5 * (w**2 @ [1, 25]))
+        visible = (wanted[:, 1] >= 0) & (wanted[:, 1] <= wanted[0, 1] + 1000)
+        drawn = np.concatenate(decode(loss)) / 10
+        inside = drawn[:, 1].max() - 5
+        assert distance(wanted[visible & (wanted[:, 1] < inside)], drawn) < PIXEL
+
+
+def test_dots_are_not_left_out(shown):
+    line = Line(np.linspace(0, 2, 20), np.linspace(0, 1, 20), kind="dots")
+    page = shown(lambda lr: [line], PLANE, LR)["text/html"]
+    (piece,) = decode(data_of(page)["frames"][0][0])
+    assert np.abs(piece / 10 - in_pixels(PLANE, page, 0, line.x, line.y)).max() <= 0.051
+    assert page.split("data-dots")[1].split("/>")[0].count("h0") == 20
+
+
+def test_the_page_shows_the_start_without_a_script(shown):
+    page = shown(draw_two, [PLANE, LOSS], LR, BETA)["text/html"]
+    line = re.search(r'<path data-line="0" [^>]*? d="([^"]*)"', page)[1]
+    drawn = np.array(re.findall(r"-?\d+", line), dtype=int).reshape(-1, 2)
+    frame = data_of(page)["frames"][3 * 10 + 5]
+    assert (drawn == np.concatenate(decode(frame[0]))).all()
+    assert f">{frame[-1]}</p>" in page and ">η = 0.04, β = 0.5</p>" in page
+    assert (
+        ">Said otherwise.</p>"
+        in shown(draw_one, PLANE, LR, caption_start="Said otherwise.")["text/html"]
+    )
+
+
+def test_the_script_finds_every_moving_line(shown):
+    page = shown(draw_two, [PLANE, LOSS], LR, BETA)["text/html"]
+    numbers = re.findall('data-line="(.*?)"', page)
+    assert numbers == ["0", "0", "1"]  # a line and its dots, then the loss
+    assert len(data_of(page)["frames"][0]) == 2 + 1
+
+
+def test_the_picture_shows_the_start(shown):
+    def png(start, y=(1, 0.5, 1)):
+        slider = Slider("lr", [1, 2], start)
+        lines = [Line([0, 30, 60], y)]
+        bundle = shown(lambda lr: [Line([0, 60], [1, lr]), *lines], LOSS, slider, caption_start="s")
+        return bundle["image/png"]
+
+    assert png(1) == png(1) != png(2)
+    assert png(1, (1, 0, 1)) == png(1, (1, np.nan, 1))
+
+
+def test_values_are_shown_in_their_format(shown):
+    slider = Slider("lr", [-0.001, 0.5], 0.5, "η", format=".0e")
+    page = shown(draw_one, PLANE, slider)["text/html"]
+    assert html.escape('["−1e−03", "5e−01"]') in page and "<output>5e−01</output>" in page
+
+
+@pytest.mark.parametrize("y", [[0, np.nan, 0, 1], [0, np.inf, 0, 1], [0, 1e308 * 10, 0, 1]])
+def test_a_gap_breaks_the_line(shown, y):
+    x = [-1, 0, 1, 2]
+    page = shown(lambda lr: [Line(x, y, kind="line+dots"), Line(x, y)], PLANE, LR)["text/html"]
+    dotted, line, _ = data_of(page)["frames"][0]
+    assert [len(piece) for piece in decode(dotted)] == [1, 2]
+    assert [len(piece) for piece in decode(line)] == [2]  # a point alone is no line
+
+
+def test_nothing_is_drawn_outside_the_axes(shown):
+    far = Line([-1, 0, 1, 1e200, 2], [0, 1e6, 0, 0, -1e6], kind="line+dots")
+    page = shown(lambda lr: [far], PLANE, LR)["text/html"]
+    drawn = np.concatenate(decode(data_of(page)["frames"][0][0])) / 10
+    low, high = in_pixels(PLANE, page, 0, *np.transpose([[-3, 2], [3, -2]]))
+    assert (drawn >= low - 7).all() and (drawn <= high + 7).all()
+    # The way up to 10⁶ leaves the axes where it should: almost straight above -1.
+    (x,) = drawn[(drawn[:, 1] < 0)][:1, 0]
+    assert abs(x - in_pixels(PLANE, page, 0, [-1], [0])[0, 0]) < PIXEL
+    assert 'overflow="hidden"' in page
+
+
+def test_zero_on_a_log_axis_is_a_gap_and_an_empty_line_is_empty(shown):
+    lines = [Line([0, 1, 2, 3], [1, 0, 1, 1]), Line([], []), Line([1], [np.nan])]
+    page = shown(lambda lr: lines, LOSS, LR)["text/html"]
+    gap, empty, nothing, _ = data_of(page)["frames"][0]
+    assert [len(piece) for piece in decode(gap)] == [2]
+    assert empty == nothing == ""
+
+
+def test_drag_scales_the_first_scene_only(shown):
+    page = shown(draw_two, [PLANE, LOSS], LR, BETA, drag=True, start=(-1.5, 1))["text/html"]
+    data = data_of(page)
+    assert data["drag"]["start"] == [-1.5, 1] and data["drag"]["reach"] == [3, 2]
+    index = 3 * 10 + 5
+    origin = in_pixels(PLANE, page, 0, [0], [0])
+    coded = np.concatenate(decode(data["frames"][index][0])) / 10
+    w = momentum(0.04, 0.5)
+    for start in ([-1.5, 1], [0.3, -2], [0, 0]):
+        drawn = coded * np.divide(start, data["drag"]["reach"]) + origin
+        assert distance(in_pixels(PLANE, page, 0, *(w * start).T), drawn) < PIXEL
+    # The static picture starts where the handle will be, and its origin is the data's.
+    line = re.search(r'<path data-line="0" [^>]*? d="M(-?\d+) (-?\d+)', page)
+    wanted = in_pixels(PLANE, page, 0, [-1.5], [1]) - origin
+    assert np.abs(np.array(line.groups(), dtype=int) / 10 - wanted).max() <= 0.051
+    view = re.findall(r'<svg x="[^>]*viewBox="(\S+) (\S+) ', page)
+    assert np.abs(np.array(view[0], dtype=float) / 10 + origin).max() < 0.1
+    assert view[1] == ("0", "0")
+    still = data_of(shown(draw_two, [PLANE, LOSS], LR, BETA)["text/html"])
+    assert "drag" not in still and still["frames"][index][1:] == data["frames"][index][1:]
+
+
+def test_a_diverging_run_can_be_dragged_close_to_the_optimum(shown):
+    page = shown(draw_two, [PLANE, LOSS], LR, BETA, drag=True, start=(1, 1))["text/html"]
+    data = data_of(page)
+    coded = np.concatenate(decode(data["frames"][-10][0])) / 10  # lr = 0.11, beta = 0
+    shrunk = coded * np.divide([0.02, 0.02], data["drag"]["reach"])
+    height = np.abs(shrunk[:, 1]).max()
+    assert height > 200  # still leaves the plot
+
+
+def live(bundle):
+    """The widgets of the live face: (controls, picture)."""
+    model = bundle["application/vnd.jupyter.widget-view+json"]["model_id"]
+    *controls, picture = ipywidgets.widgets.widget._instances[model].children
+    return controls, picture
+
+
+def test_a_live_slider_calls_draw_again(shown):
+    calls = []
+
+    def draw(lr):
+        calls.append(lr)
+        return [Line([0, 1], [0, 10 * lr])], f"lr is {lr}"
+
+    bundle = shown(draw, PLANE, LR)
+    (slider,), picture = live(bundle)
+    before, n_calls = picture.value, len(calls)
+    assert "lr is 0.04" in before
+    slider.index = 8
+    assert calls[n_calls:] == [0.09]
+    assert "lr is 0.09" in picture.value and "lr is 0.04" not in picture.value
+    assert re.findall(' d="M[^"]*"', before) != re.findall(' d="M[^"]*"', picture.value)
+    assert "<script" not in picture.value
+
+
+def test_the_start_has_live_sliders(shown):
+    bundle = shown(draw_two, [PLANE, LOSS], LR, BETA, drag=True, start=(-1.5, 1))
+    controls, picture = live(bundle)
+    assert [control.value for control in controls] == [0.04, 0.5, -1.5, 1]
+    paths = r'<path data-line="(\d)" [^>]*? d="M(-?\d+) (-?\d+)'
+    before = re.findall(paths, picture.value)
+    controls[2].value = 1.5
+    after = re.findall(paths, picture.value)
+    assert before[0][1] != after[0][1] and before[0][2] == after[0][2]
+    assert before[-1] == after[-1]
+
+
+def test_text_is_escaped(shown):
+    scene = Scene((0, 1), (0, 1), "x < y", "a & b", "<b>")
+    bundle = shown(
+        lambda lr: ([Line([0], [0], "</svg>")], "p < 0.05 </script><script>"),
+        scene,
+        Slider("lr", [1, 2], 1, '"η"<'),
+        alt='say "x < y"',
+    )
+    page = bundle["text/html"]
+    for text in ("x < y", "a & b", "<b>", "</svg>", '"η"<', 'say "x < y"'):
+        assert html.escape(text) in page
+    assert data_of(page)["frames"][0][-1] == "p < 0.05 </script><script>"
+    assert page.count("</script>") == 2
+
+
+def test_integers_stay_integers(shown):
+    seen = []
+    shown(lambda lr: seen.append(lr) or [Line([0], [0])], PLANE, Slider("lr", range(1, 4), 2))
+    assert all(type(value) is int for value in seen) and set(seen) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("limits", "scale", "texts"),
+    [
+        ((-3, 3), "linear", ["−3", "−2", "−1", "0", "1", "2", "3"]),
+        ((0, 1), "linear", ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        ((1e-8, 10), "log", ["10⁻⁸", "10⁻⁶", "10⁻⁴", "10⁻²", "10⁰"]),
+        ((1e-2, 10), "log", ["10⁻²", "10⁻¹", "10⁰", "10¹"]),
+        ((1, 100), "log", ["10⁰", "10¹", "10²"]),
+        ((0.5, 30), "log", ["0.5", "1", "2", "5", "10", "20"]),
+        ((3, 4), "log", ["3", "3.2", "3.4", "3.6", "3.8", "4"]),
+        ((0, 30000), "linear", ["0", "10000", "20000", "30000"]),
+        ((0, 0.3), "linear", ["0", "0.05", "0.1", "0.15", "0.2", "0.25", "0.3"]),
+        ((-0.0003, 0.0003), "linear", ["−0.0002", "0", "0.0002"]),
+    ],
+)
+def test_ticks(limits, scale, texts):
+    assert [text for _, text in widgets._ticks(limits, scale)] == texts
+
+
+BAD_FIGURES = [
+    (lambda call: call(draw_one, PLANE), "sliders must be one or two, got 0"),
+    (lambda call: call(draw_one, PLANE, LR, BETA, LR), "sliders must be one or two, got 3"),
+    (lambda call: call(draw_one, PLANE, LR, LR), "different names, got 'lr' twice"),
+    (
+        lambda call: call(draw_one, [PLANE] * 3, LR),
+        "scene must be one Scene or a list of two, got 3",
+    ),
+    (lambda call: call(draw_one, PLANE, LR, alt=" "), "alt must describe the figure"),
+    (
+        lambda call: call(draw_one, [PLANE, LOSS], LR),
+        r"draw must return \(list of Line, list of Line\)",
+    ),
+    (
+        lambda call: call(lambda lr: [1], PLANE, LR),
+        r"draw must return .list of Line.*\{'lr': 0.01\}",
+    ),
+    (lambda call: call(lambda lr: None, PLANE, LR), "draw must return .list of Line.* got None"),
+    (lambda call: call(lambda lr: ([], 3), PLANE, LR), r"draw must return .* got \(\[\], 3\)"),
+    (lambda call: call(lambda lr: ([], "a\nb"), PLANE, LR), "draw must return .* note of one line"),
+    (
+        lambda call: call(lambda lr: [Line([0], [0])] * (1 + (lr > 0.05)), PLANE, LR),
+        "draw must return the same lines",
+    ),
+    (lambda call: call(draw_one, PLANE, LR, start=(0, 0)), "start is allowed only with drag=True"),
+    (lambda call: call(draw_one, PLANE, LR, drag=True), "start must be a point inside .* got None"),
+    (lambda call: call(draw_one, PLANE, LR, drag=True, start=(4, 0)), r"start .* got \(4, 0\)"),
+    (lambda call: call(draw_one, LOSS, LR, drag=True, start=(1, 1)), "drag=True needs linear axes"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_FIGURES)
+def test_bad_figures_are_refused(shown, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(shown)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Slider("lr", [], 1), r"values of 'lr' must be a list of numbers, got \[\]"),
+        (lambda: Slider("lr", 3, 3), "values of 'lr' must be a list of numbers, got 3"),
+        (lambda: Slider("lr", [1, 2], 1.5), r"start of 'lr' must be one of \[1, 2\], got 1.5"),
+        (
+            lambda: Line([1, 2], [1]),
+            r"x and y must be vectors of one length, got \(2,\) and \(1,\)",
+        ),
+        (lambda: Line([1], [1], kind="bars"), "kind must be one of .* got 'bars'"),
+        (lambda: Line([1], [1], color=6), "color must be 0 … 5, got 6"),
+        (lambda: Scene((1, 0), (0, 1), "x", "y"), r"xlim must be finite, low < high, got \(1, 0\)"),
+        (lambda: Scene((0, 1), (0, np.inf), "x", "y"), "ylim must be finite"),
+        (
+            lambda: Scene((0, 1), (0, 1), "x", "y", yscale="log"),
+            "ylim must be positive on a log axis",
+        ),
+        (lambda: Scene((0, 1), (0, 1), "x", "y", xscale="sqrt"), "xscale must be one of .* 'sqrt'"),
+    ],
+)
+def test_bad_parts_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
