@@ -95,7 +95,7 @@ MUTANTS = {
         ("increment_version(tensor)", "set_multithreading_enabled(True)"),
     ],
     ("optim.py", "def _can_be_fused("): [
-        (" and x.is_contiguous()", ""),
+        ("x.is_contiguous() and ", ""),
         ('and p.device.type != "cpu"', ""),
         ("(() if buffer is None else (buffer,))", "()"),
     ],

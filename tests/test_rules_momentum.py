@@ -186,7 +186,7 @@ def small_network():
     data = digits()
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 10))
-    x, y = data.x[:200].double(), data.y[:200]
+    x, y = data.x[:50].double(), data.y[:50]
     return Network(module.double(), x, y, torch.nn.functional.cross_entropy)
 
 
