@@ -65,7 +65,9 @@ def _bound_text(low: float, high: float) -> str:
 
 
 def loglog_slope(x, y) -> float:
-    """Return the exponent p of the power law y ∝ x^p that fits best: least squares of log y on log x.
+    """Return the exponent p of the power law y ∝ x^p that fits best.
+
+    The fit is least squares of log y on log x.
 
     Args:
         x, y: positive numbers, one length ≥ 2.

@@ -56,11 +56,12 @@ def device(dtype: torch.dtype = torch.float32) -> torch.device:
 
 
 def mnist() -> Data:
-    """MNIST: 50 000 images to train on, the last 10 000 of the training set to validate, 10 000 to test.
+    """MNIST: 50 000 images to train on, 10 000 to validate, 10 000 to test.
 
-    The four original files are looked for in `$OPTCORE_DATA/mnist`, or in the platform's cache folder
-    if the variable is not set; what is missing is downloaded there, from the first mirror that
-    answers, and every file is verified by its MD5.
+    The validation images are the last of the training set. The four original files are looked for
+    in `$OPTCORE_DATA/mnist`, or in the platform's cache folder if the variable is not set; what is
+    missing is downloaded there, from the first mirror that answers, and every file is verified by
+    its MD5.
     Source: LeCun, Bottou, Bengio and Haffner (1998), doi:10.1109/5.726791.
 
     Raises:

@@ -28,7 +28,9 @@ class FullBatch:
 
 
 class MiniBatch:
-    r"""The average gradient over a random batch: $z = \frac1B \sum_{i \in \mathcal B} \nabla f_i(w)$.
+    r"""The average gradient over a random batch.
+
+    $$z = \frac1B \sum_{i \in \mathcal B} \nabla f_i(w)$$
 
     Unbiased. With tr Σ the variance of one example's gradient, E‖z − ∇F‖² is tr Σ / B for a batch
     drawn with replacement, and tr Σ / B · (n−B)/(n−1) without. A call costs B evaluations.
@@ -49,7 +51,9 @@ class MiniBatch:
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}.")
         if not replace and problem.n is not None and size > problem.n:
-            raise ValueError(f"size must be at most n = {problem.n} without replacement, got {size}.")
+            raise ValueError(
+                f"size must be at most n = {problem.n} without replacement, got {size}."
+            )
         self.problem = problem
         self.size = size
         self.replace = replace

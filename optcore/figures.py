@@ -1,4 +1,4 @@
-"""Pictures: the book's palette and style, contours of an objective, the guide line of a power law."""
+"""Pictures: the book's palette and style, contours of an objective, the line of a power law."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def style() -> None:
     )
 
 
-def contours(ax: Axes, loss, xlim: tuple[float, float], ylim: tuple[float, float], levels=12) -> None:
+def contours(
+    ax: Axes, loss, xlim: tuple[float, float], ylim: tuple[float, float], levels=12
+) -> None:
     """Draw the contour lines of `loss`, a function of batched points (…, 2), over a box.
 
     Args:
@@ -53,6 +55,6 @@ def grid(loss, xlim, ylim, points: int = 121) -> tuple[np.ndarray, np.ndarray, n
 
 
 def power_law(ax: Axes, x, y_at_start: float, exponent: float, label: str) -> None:
-    """Draw the theory over a measurement: the dashed line y ∝ x^exponent through (x[0], y_at_start)."""
+    """Draw theory over a measurement: the dashed line y ∝ x^exponent through (x[0], y_at_start)."""
     x = np.asarray(x, dtype=float)
     ax.plot(x, y_at_start * (x / x[0]) ** exponent, "--", color="0.35", lw=1.2, label=label)

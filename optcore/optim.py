@@ -34,8 +34,8 @@ class _MomentumOptimizer(Optimizer):
         """Update every parameter that has a gradient; return the loss of `closure`, if given.
 
         Raises:
-            ValueError: with `error_if_nonfinite`, a gradient holds NaN or infinity; nothing has been
-                updated then.
+            ValueError: with `error_if_nonfinite`, a gradient holds NaN or infinity; nothing has
+                been updated then.
         """
         loss = None
         if closure is not None:
@@ -135,7 +135,7 @@ class SGD(_MomentumOptimizer):
         super().__init__(params, defaults)
 
     def _update(self, group, params):
-        # The kernel takes lists of one device and one dtype, either all at their first step or none.
+        # The kernel takes lists of one device and one dtype, all at their first step or none.
         lists: dict[tuple, list[Tensor]] = {}
         want_loop = group["fused"] is False or group["foreach"] or group["differentiable"]
         for p in params:

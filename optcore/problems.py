@@ -75,7 +75,8 @@ class Quadratic(Problem):
         dtype, device: of every tensor.
 
     Raises:
-        ValueError: the spectrum is empty, not one-dimensional, negative or not finite; a shape differs.
+        ValueError: the spectrum is empty, not one-dimensional, negative or not finite, or a shape
+            differs.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class Quadratic(Problem):
         super().__init__()
         spectrum = torch.as_tensor(spectrum, dtype=dtype)
         if spectrum.ndim != 1 or not len(spectrum):
-            raise ValueError(f"spectrum must be a non-empty vector, got shape {tuple(spectrum.shape)}.")
+            raise ValueError(
+                f"spectrum must be a non-empty vector, got shape {tuple(spectrum.shape)}."
+            )
         if not (spectrum.isfinite() & (spectrum >= 0)).all():
             raise ValueError(f"spectrum must hold finite numbers ≥ 0, got {spectrum.tolist()}.")
         d = len(spectrum)
@@ -107,15 +110,20 @@ class Quadratic(Problem):
         self.optimum = self._vector("optimum", torch.zeros(d) if optimum is None else optimum)
         self.start = self._vector("start", torch.ones(d) if start is None else start)
         noise = torch.as_tensor(noise, dtype=dtype, device=device)
-        self.noise_root = noise * torch.eye(d, dtype=dtype, device=device) if noise.ndim == 0 else noise
+        self.noise_root = (
+            noise * torch.eye(d, dtype=dtype, device=device) if noise.ndim == 0 else noise
+        )
         if self.noise_root.shape != (d, d):
-            raise ValueError(f"noise must be a number or a ({d}, {d}) matrix, got {tuple(noise.shape)}.")
+            raise ValueError(
+                f"noise must be a number or a ({d}, {d}) matrix, got {tuple(noise.shape)}."
+            )
 
     def _vector(self, name: str, value) -> Tensor:
         value = torch.as_tensor(value, dtype=self.A.dtype, device=self.A.device)
         if value.shape != self.spectrum.shape:
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, but the spectrum has {tuple(self.spectrum.shape)}."
+                f"{name} has shape {tuple(value.shape)}: it must be that of the spectrum, "
+                f"{tuple(self.spectrum.shape)}."
             )
         return value
 
@@ -146,8 +154,8 @@ class Quadratic(Problem):
 class QuantileSearch(Problem):
     r"""Find the q-quantile of a normal distribution from draws X ~ N(0, 1) alone.
 
-    The root of M(w) = P(X ≤ w) − q is seen only through Y = 1[X ≤ w] − q, which is −q or 1 − q. M is
-    the derivative of the pinball objective, $F(w) = E\,[\max(w - X, 0)] - q\,w$.
+    The root of M(w) = P(X ≤ w) − q is seen only through Y = 1[X ≤ w] − q, which is −q or 1 − q. M
+    is the derivative of the pinball objective, $F(w) = E\,[\max(w - X, 0)] - q\,w$.
     Source: Robbins and Monro (1951), section 5, doi:10.1214/aoms/1177729586.
 
     Args:
@@ -241,7 +249,7 @@ class LogisticRegression(Problem):
         """The minimiser, by scikit-learn's Newton-CG; unique for λ > 0."""
         if self.l2 == 0:
             return None
-        # With two classes scikit-learn fits the difference v of the columns under a penalty on ‖v‖².
+        # With two classes scikit-learn fits the difference v of the columns, penalised by ‖v‖².
         # Our columns are then ±v/2, and ‖W‖² is half of that: hence the factor 2.
         classes = self.shape[1]
         solver = SklearnLogisticRegression(

@@ -101,7 +101,8 @@ def run(
         raise ValueError(f"w must be floating point, got {w.dtype}.")
     if w.shape[w.ndim - problem.start.ndim :] != problem.start.shape:
         raise ValueError(
-            f"w has shape {tuple(w.shape)}: it must end in the problem's {tuple(problem.start.shape)}."
+            f"w has shape {tuple(w.shape)}: it must end in the problem's "
+            f"{tuple(problem.start.shape)}."
         )
     schedule = lr if callable(lr) else (lambda t: lr) if isinstance(lr, Tensor) else constant(lr)
     recorded = _record_times(steps, every)
@@ -110,7 +111,9 @@ def run(
     def note(t):
         loss = problem.loss(w)
         if not loss.isfinite().all():
-            raise NotFinite(f"The loss after {t} steps is {_worst(loss)}: try a smaller lr.", history)
+            raise NotFinite(
+                f"The loss after {t} steps is {_worst(loss)}: try a smaller lr.", history
+            )
         history.w = w
         history._append(
             {

@@ -5,6 +5,6 @@
 `w`, so that one call can advance a whole grid of learning rates.
 
 A rule that wants its gradients somewhere else than at `w_t` carries an attribute `points`:
-`rule.points(w, state, **hyper)` returns the tuple of places, all of them to be evaluated on the same
-sample, and `z` is then the tuple of those gradients.
+`rule.points(w, state, **hyper)` returns the tuple of places, all of them to be evaluated on the
+same sample, and `z` is then the tuple of those gradients.
 """

@@ -138,7 +138,7 @@ def heavy_ball_sum(w, z, state=None, *, lr, beta):
 def nesterov(w, z, state=None, *, lr, beta):
     r"""Nesterov's accelerated gradient in its original u-form.
 
-    $$u_{t+1} = w_t - \eta z_t, \qquad w_{t+1} = u_{t+1} + \beta\,(u_{t+1} - u_t), \qquad u_1 = w_1$$
+    $$u_{t+1} = w_t - \eta z_t, \qquad w_{t+1} = u_{t+1} + \beta\,(u_{t+1} - u_t), \quad u_1 = w_1$$
 
     With `z` at `w_t` from one mini-batch this is stochastic NAG with one gradient a step.
     Source: Nesterov (1983), Soviet Math. Dokl. 27:372–376; constant β for strongly convex F:
@@ -286,10 +286,12 @@ nesterov_two_gradients.points = _this_and_previous_point
 
 
 def _check(w, z, lr, beta=0.0):
-    # Broadcasting would turn a mismatch of shapes into a wrong step instead of an error. Numbers are
-    # checked; tensors are not, since looking inside one waits for the GPU.
+    # Broadcasting would turn a mismatch of shapes into a wrong step instead of an error. Numbers
+    # are checked; tensors are not, since looking inside one waits for the GPU.
     if w.shape != z.shape:
-        raise ValueError(f"z has shape {tuple(z.shape)}, but w has {tuple(w.shape)}: they must agree.")
+        raise ValueError(
+            f"z has shape {tuple(z.shape)}, but w has {tuple(w.shape)}: they must agree."
+        )
     if not isinstance(lr, Tensor) and not 0 <= lr < math.inf:
         raise ValueError(f"lr must be a finite number ≥ 0, got {lr}.")
     if not isinstance(beta, Tensor) and not 0 <= beta < 1:
