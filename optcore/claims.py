@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
 
@@ -45,15 +46,22 @@ def check(id: str, sentence: str, measured: float, bound: float | tuple[float, f
     """
     if not re.fullmatch(r"\d+\.\d+", id):
         raise ValueError(f"id must look like '3.2', got {id!r}.")
-    low, high = bound if isinstance(bound, tuple) else (-math.inf, bound)
-    if not low <= high or (math.isinf(low) and math.isinf(high)):
+    try:
+        low, high = bound if isinstance(bound, tuple) else (-math.inf, bound)
+        usable = low <= high and not (math.isinf(low) and math.isinf(high))
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
         raise ValueError(f"bound must be a number or an interval (low, high), got {bound!r}.")
     measured = float(measured)
     text = _bound_text(low, high)
     if not (math.isfinite(measured) and low <= measured <= high):
         raise ClaimFailed(f"{id}: measured {measured:.6g}, but the bound is {text}. {sentence}")
     claim = Claim(id, sentence, measured, text)
-    display({"text/plain": str(claim)}, raw=True, metadata={"claim": asdict(claim)})
+    if InteractiveShell.initialized():
+        display({"text/plain": str(claim)}, raw=True, metadata={"claim": asdict(claim)})
+    else:
+        print(claim)
 
 
 def _bound_text(low: float, high: float) -> str:

@@ -87,7 +87,7 @@ class SGD(_MomentumOptimizer):
         nesterov: wants `momentum` > 0 and `dampening` = 0.
         maximize: ascend.
         foreach: accepted for torch's sake; its numbers are the loop's.
-        differentiable: let autograd follow the step, through the loop.
+        differentiable: let autograd follow the step from parameters and gradients, in the loop.
         fused: torch's fused kernel, which reads and writes each number once; `None` takes it where
             it can: dense real parameters on the CPU, CUDA or MPS. Otherwise a loop over the
             parameters, which also takes sparse gradients and complex numbers.
@@ -139,25 +139,26 @@ class SGD(_MomentumOptimizer):
         lists: dict[tuple, list[Tensor]] = {}
         want_loop = group["fused"] is False or group["foreach"] or group["differentiable"]
         for p in params:
-            if want_loop or not _can_be_fused(p):
+            buffer = self.state.get(p, {}).get("momentum_buffer") if group["momentum"] else None
+            if want_loop or not _can_be_fused(p, buffer):
                 if group["fused"]:
                     raise RuntimeError(
-                        "`fused=True` requires dense real gradients on CPU, CUDA or MPS"
+                        "`fused=True` requires contiguous dense real tensors on CPU (float32 or "
+                        "float64 there), CUDA or MPS"
                     )
                 self._update_one(group, p, _gradient(group, p))
             else:
-                first = group["momentum"] != 0 and "momentum_buffer" not in self.state[p]
-                lists.setdefault((p.device, p.dtype, first), []).append(p)
+                lists.setdefault((p.device, p.dtype, buffer is None), []).append(p)
         for (_, _, first), like_params in lists.items():
             self._update_fused(group, like_params, first)
 
     def _update_fused(self, group, params, first):
-        buffers = []
-        if group["momentum"] != 0:
-            for p in params:
-                if first:
-                    self.state[p]["momentum_buffer"] = torch.empty_like(p.grad)
-                buffers.append(self.state[p]["momentum_buffer"])
+        if group["momentum"]:
+            for p in params if first else ():
+                self.state[p]["momentum_buffer"] = torch.empty_like(p.grad)
+            buffers = [self.state[p]["momentum_buffer"] for p in params]
+        else:
+            buffers = []
         torch._fused_sgd_(
             params,
             [p.grad for p in params],
@@ -170,11 +171,16 @@ class SGD(_MomentumOptimizer):
             maximize=group["maximize"],
             is_first_step=first,
         )
+        # The kernel does not tell autograd that it wrote: a stale graph would go unnoticed.
+        for tensor in (*params, *buffers):
+            torch.autograd.graph.increment_version(tensor)
 
     def _update_one(self, group, p, z):
         beta, state = group["momentum"], self.state[p] if group["momentum"] else {}
         if beta:
-            if "momentum_buffer" in state:
+            if state.get("momentum_buffer") is not None:
+                if state["momentum_buffer"].is_sparse and not z.is_sparse:
+                    state["momentum_buffer"] = state["momentum_buffer"].to_dense()
                 state["momentum_buffer"].mul_(beta).add_(z, alpha=1 - group["dampening"])
             else:
                 state["momentum_buffer"] = z.clone()
@@ -222,8 +228,6 @@ class HeavyBall(_MomentumOptimizer):
         maximize: bool = False,
         error_if_nonfinite: bool = False,
     ):
-        if form not in ("position", "average"):
-            raise ValueError(f"form must be 'position' or 'average', got {form!r}")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -299,8 +303,18 @@ def _gradient(group: dict, p: Tensor) -> Tensor:
     return z.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else z
 
 
-def _can_be_fused(p: Tensor) -> bool:
-    return p.device.type in FUSED_DEVICES and p.is_floating_point() and not p.grad.is_sparse
+def _can_be_fused(p: Tensor, buffer: Tensor | None) -> bool:
+    # The kernel walks through memory in order, whatever the strides; and the CPU's leaves float16
+    # and bfloat16 as they are (torch 2.13, pytorch/pytorch#191763).
+    low_precision = p.dtype in (torch.float16, torch.bfloat16)
+    return (
+        p.device.type in FUSED_DEVICES
+        and (p.dtype in (torch.float32, torch.float64) or low_precision and p.device.type != "cpu")
+        and all(
+            x.is_contiguous() and x.dtype == p.dtype
+            for x in (p, p.grad, *(() if buffer is None else (buffer,)))
+        )
+    )
 
 
 def _check_group(group: dict) -> None:
@@ -315,6 +329,9 @@ def _check_group(group: dict) -> None:
         raise ValueError(
             f"Invalid weight_decay value: {decay} (weight_decay must be a finite number ≥ 0)"
         )
+    form = group.get("form", "position")
+    if form not in ("position", "average"):
+        raise ValueError(f"form must be 'position' or 'average', got {form!r}")
     for i, p in enumerate(group["params"]):
         if not (p.is_floating_point() or p.is_complex()):
             raise TypeError(f"{_name(group, i)} has dtype {p.dtype}: it must be floating point")
@@ -322,7 +339,11 @@ def _check_group(group: dict) -> None:
 
 def _check_gradients(group: dict) -> None:
     for i, p in enumerate(group["params"]):
-        if p.grad is not None and not p.grad.isfinite().all():
+        if p.grad is None:
+            continue
+        z = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
+        # A sum is one reading and no temporaries, and finite only if every term is.
+        if not (z.sum().isfinite() or z.isfinite().all()):
             raise ValueError(
                 f"The gradient of {_name(group, i)} holds NaN or infinity: it must be finite"
             )

@@ -252,6 +252,8 @@ class LogisticRegression(Problem):
         # With two classes scikit-learn fits the difference v of the columns, penalised by ‖v‖².
         # Our columns are then ±v/2, and ‖W‖² is half of that: hence the factor 2.
         classes = self.shape[1]
+        if len(self.y.unique()) < max(classes, 2):
+            raise ValueError(f"the optimum is known only if all {max(classes, 2)} classes occur.")
         solver = SklearnLogisticRegression(
             C=(2 if classes == 2 else 1) / (self.n * self.l2),
             fit_intercept=False,
@@ -358,5 +360,7 @@ def _check_examples(x: Tensor, y: Tensor) -> None:
             f"x must have shape (n, pixels) and y shape (n,) with n ≥ 1, "
             f"got {tuple(x.shape)} and {tuple(y.shape)}."
         )
+    if y.is_floating_point() or y.is_complex() or y.min() < 0:
+        raise ValueError(f"y must hold integers from 0 on, got {y.dtype} from {y.min().item()}.")
     if not x.is_floating_point():
         raise ValueError(f"x must be floating point, got {x.dtype}.")

@@ -147,7 +147,8 @@ def _record_times(steps: int, every: int | None) -> set[int]:
 def _check_gradient(z, t, problem, history) -> None:
     for gradient in z if isinstance(z, tuple) else (z,):
         if not gradient.isfinite().all():
-            entry = (~gradient.isfinite()).nonzero()[0, -1].item()
+            bad = ~torch.atleast_1d(gradient).isfinite()
+            entry = bad.nonzero()[0, -1].item()
             raise NotFinite(
                 f"The gradient at step {t} is {_worst(gradient)} in {problem.parameter_at(entry)}: "
                 "try a smaller lr, or look for a NaN in the data.",
