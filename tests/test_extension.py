@@ -33,6 +33,7 @@ def build(tmp_path, monkeypatch):
         config = {
             "extensions": ["myst_nb", "executed"],
             "html_theme": "basic",
+            "myst_dmath_double_inline": True,
             "myst_enable_extensions": ["amsmath", "dollarmath"],
             "nb_execution_mode": "off",
         }
@@ -63,7 +64,7 @@ def chapter(*claims):
     notebook = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
     notebook.cells.append(nbformat.v4.new_markdown_cell("# A chapter"))
     for id in claims:
-        claim = {"id": id, "sentence": "It holds", "measured": 0.12345, "bound": "≤ 1"}
+        claim = {"id": id, "sentence": "It holds by (3.1)", "measured": 0.12345, "bound": "≤ 1"}
         output = nbformat.v4.new_output(
             "display_data", data={"text/plain": f"✓ {id}"}, metadata={"claim": claim}
         )
@@ -90,6 +91,17 @@ def test_a_quote_with_a_lead_becomes_a_box(build, lead, kind, id, title):
     assert box.get("id") == id
     assert [p.get_text() for p in box.select("p")] == [title, "One.", r"Two \(x\)."]
     assert not html["page"].find("blockquote")
+    assert not warnings
+
+
+def test_a_box_and_an_equation_can_be_linked_by_their_anchor(build):
+    html, warnings = build(
+        one="# One\n\n> **Exercise 3.2.** Show that\n> $$ a = b \\tag{3.1} $$\n",
+        two="# Two\n\n[It](one.md#exercise-3-2), [that](one.md#eq-3-1), (3.1).\n",
+    )
+    assert html["one"].select_one("#exercise-3-2 div.math#eq-3-1")
+    links = [a["href"] for a in html["two"].select("p a.reference")]
+    assert links == ["one.html#exercise-3-2", "one.html#eq-3-1", "one.html#eq-3-1"]
     assert not warnings
 
 
@@ -123,6 +135,7 @@ def test_equations_are_linked_across_pages_but_not_in_code(build):
         ({"one": "# One\n\n$$ a \\\\ b \\tag{3.1} $$\n"}, r"need \begin{align*}"),
         ({"one": "# One\n\n![](a.png)\n"}, "no alternative text"),
         ({"one": "# One\n\n![a.png](a.png)\n"}, "no alternative text"),
+        ({"momentum": chapter("3.1")}, "there is no equation (3.1)"),
         ({"momentum": chapter(*MOMENTUM[:6])}, "that are not checked: 3.7, 3.8"),
         ({"momentum": chapter(*MOMENTUM, "3.99")}, "claim 3.99 is not in the ledger"),
         ({"momentum": chapter(*MOMENTUM, "2.1")}, "claim 2.1 belongs to the chapter robbins_monro"),
@@ -135,7 +148,7 @@ def test_what_is_wrong_is_a_warning(build, pages, warning):
 
 def test_claims_have_anchors_links_and_a_table(build):
     html, warnings = build(
-        table="# Claims\n\n```{verified-claims}\n```\n\nSee claim 3.2.\n",
+        table="# Claims\n\n```{verified-claims}\n```\n\nSee claim 3.2.\n\n$$ a \\tag{3.1} $$\n",
         momentum=chapter(*MOMENTUM, "3.2"),
     )
     assert not warnings
@@ -148,10 +161,12 @@ def test_claims_have_anchors_links_and_a_table(build):
         [cell.get_text() for cell in row.select("td")] for row in html["table"].select("tbody tr")
     ]
     assert [row[0] for row in rows] == ["3.1", "3.2", "3.2", *MOMENTUM[2:]]
-    assert rows[0][1:] == ["It holds", "0.123", "≤ 1"]
+    assert rows[0][1:] == ["It holds by (3.1)", "0.123", "≤ 1"]
     assert "8 claims in 9 checks" in html["table"].get_text()
-    links = {a["href"] for a in html["table"].select("td a")}
+    links = {a["href"] for a in html["table"].select("td:first-child a")}
     assert links == {f"momentum.html#{id}" for id in ids}
+    assert html["table"].select_one("td:nth-child(2) a")["href"] == "#eq-3-1"
+    assert lines[0].find("a")["href"] == "table.html#eq-3-1"
     assert html["table"].find("a", string="claim 3.2")["href"] == "momentum.html#claim-3-2"
 
 

@@ -29,6 +29,7 @@ def test_holds_text_outputs_only(path):
         assert "execution" not in cell.metadata
         for output in cell.outputs:
             assert output.output_type != "error"
+            assert output.get("name") != "stderr"
             assert set(output.get("data", {"text/plain": ""})) == {"text/plain"}
             assert not output.get("metadata")
 

@@ -16,6 +16,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from optcore.data import mnist_available
+
 BOOK = Path(__file__).resolve().parents[1] / "book"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -77,6 +79,8 @@ def main(arguments: list[str]) -> int:
         sys.exit(__doc__)
     texts = {BOOK / f"{path.stem}.ipynb": path for path in sorted(BOOK.glob("text/*.md"))}
     drifted = [path for path in sorted(BOOK.glob("*.ipynb")) if path not in texts]
+    if not arguments and not mnist_available():
+        sys.exit("The committed notebooks hold MNIST's numbers, and MNIST is not available here.")
     for path, text in texts.items():
         notebook = from_text(text)
         if arguments:

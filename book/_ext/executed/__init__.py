@@ -7,7 +7,7 @@ links between equations, claims, and the page of verified claims.
 
 from sphinx.application import Sphinx
 
-from . import boxes, claims, crossrefs, docstrings, images, mathjax, repository
+from . import boxes, claims, crossrefs, docstrings, images, mathjax, repository, slim
 from .domain import BookDomain
 
 
@@ -21,7 +21,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", boxes.from_quotes, priority=601)
     app.connect("doctree-read", crossrefs.anchor_equations, priority=602)
     app.connect("doctree-read", crossrefs.link, priority=603)
-    app.connect("doctree-resolved", claims.fill_tables)
+    app.add_post_transform(claims.FillTables)
     app.connect("doctree-resolved", images.check_alt_texts)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", docstrings.process, priority=400)
@@ -29,4 +29,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", repository.set_buttons)
     app.connect("config-inited", mathjax.use_local_files)
     app.connect("build-finished", mathjax.copy_files)
+    app.connect("builder-inited", slim.add_style)
+    app.connect("env-updated", slim.drop_widget_state)
+    app.connect("build-finished", slim.replace_icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,7 +7,7 @@ import re
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from .domain import anchor
+from .domain import anchor, note_target
 
 LEADS = (
     *("Note", "Warning", "Definition", "Theorem", "Lemma", "Proposition", "Corollary"),
@@ -22,6 +22,8 @@ def from_quotes(app: Sphinx, doctree: nodes.document) -> None:
         box = _box(quote)
         if box is not None:
             quote.replace_self(box)
+            for id in box["ids"]:
+                note_target(app.env, id, box[0].astext())
 
 
 def _box(quote: nodes.block_quote) -> nodes.admonition | None:

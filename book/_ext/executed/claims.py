@@ -8,10 +8,12 @@ from pathlib import Path
 import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from .domain import anchor, stem
+from .crossrefs import linked
+from .domain import anchor, note_target, stem
 from .ledger import LEDGER
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ def mark(app: Sphinx, doctree: nodes.document) -> None:
             part = parts[claim["id"]]
             claim["anchor"] = anchor("claim", claim["id"]) + (f"-{part}" if part > 1 else "")
             lines[i].replace_self(_line(claim))
+            note_target(app.env, claim["anchor"], f"Claim {claim['id']}")
             found.append(claim)
     if found:
         app.env.get_domain("book").claims[docname] = found
@@ -67,7 +70,7 @@ def _line(claim: dict) -> nodes.container:
             "",
             nodes.inline("", "✓", classes=["claim-tick"]),
             nodes.Text(" "),
-            nodes.strong("", f"Claim {claim['id']}"),
+            nodes.strong("", f"Claim {claim['id']}", classes=["claim-id"]),
             nodes.Text(f" {claim['sentence']} "),
             nodes.inline("", numbers, classes=["claim-numbers"]),
         ),
@@ -92,10 +95,14 @@ class VerifiedClaims(SphinxDirective):
         return [ClaimsTable()]
 
 
-def fill_tables(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+class FillTables(SphinxPostTransform):
     """Put the claims where the directive stands."""
-    for placeholder in list(doctree.findall(ClaimsTable)):
-        placeholder.replace_self(_report(app, docname))
+
+    default_priority = 5  # before Sphinx resolves the references, which the sentences may hold
+
+    def run(self, **kwargs) -> None:
+        for placeholder in list(self.document.findall(ClaimsTable)):
+            placeholder.replace_self(_report(self.app, self.env.docname))
 
 
 def _report(app: Sphinx, fromdocname: str) -> list[nodes.Node]:
@@ -118,7 +125,7 @@ def _report(app: Sphinx, fromdocname: str) -> list[nodes.Node]:
                 "",
                 nodes.title("", f"{chapter['number']} {chapter['title']}"),
                 nodes.paragraph("", f"Executed in {seconds[docname]:.1f} s."),
-                _table(claims[docname], uri),
+                _table(claims[docname], uri, fromdocname),
                 ids=[f"chapter-{chapter['number']}"],
             )
         )
@@ -130,7 +137,7 @@ def _seconds(app: Sphinx, docname: str) -> float:
     return data.get("runtime") or 0.0
 
 
-def _table(claims: list[dict], uri: str) -> nodes.table:
+def _table(claims: list[dict], uri: str, fromdocname: str) -> nodes.table:
     group = nodes.tgroup("", cols=4)
     group += [nodes.colspec(colwidth=width) for width in (8, 62, 15, 15)]
     group += nodes.thead("", _row(*(_entry(h) for h in ("Claim", "Sentence", "Measured", "Bound"))))
@@ -139,7 +146,7 @@ def _table(claims: list[dict], uri: str) -> nodes.table:
         link = nodes.reference("", claim["id"], internal=True, refuri=f"{uri}#{claim['anchor']}")
         body += _row(
             nodes.entry("", nodes.paragraph("", "", link)),
-            _entry(claim["sentence"]),
+            nodes.entry("", nodes.paragraph("", "", *linked(claim["sentence"], fromdocname))),
             _entry(_number(claim["measured"])),
             _entry(claim["bound"]),
         )

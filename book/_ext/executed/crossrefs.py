@@ -9,7 +9,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from .domain import anchor
+from .domain import anchor, note_target
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ def anchor_equations(app: Sphinx, doctree: nodes.document) -> None:
         found = TAG.findall(block.astext())
         block["ids"] += [anchor("eq", tag) for tag in found]
         tags += found
+        for tag in found:
+            note_target(app.env, anchor("eq", tag), f"({tag})")
         if found and r"\\" in block.astext() and not block.get("nowrap"):
             # Sphinx would wrap it into `split`, where MathJax refuses a tag.
             logger.warning(
@@ -43,13 +45,13 @@ def link(app: Sphinx, doctree: nodes.document) -> None:
     """Turn the references in running text into links, which Sphinx resolves later."""
     for text in list(doctree.findall(nodes.Text)):
         if REFERENCE.search(text) and not _is_excluded(text):
-            text.parent.replace(text, list(_pieces(text, app.env.docname)))
+            text.parent.replace(text, linked(text, app.env.docname))
 
 
 def _is_excluded(text: nodes.Text) -> bool:
     node = text.parent
     while node is not None:
-        if isinstance(node, (*VERBATIM, *LINKS)) or "claim-line" in node.get("classes", ()):
+        if isinstance(node, (*VERBATIM, *LINKS)) or "claim-id" in node.get("classes", ()):
             return True
         if isinstance(node, nodes.title) and isinstance(node.parent, nodes.section):
             return True  # headings are copied into the tables of contents, which are links
@@ -57,7 +59,8 @@ def _is_excluded(text: nodes.Text) -> bool:
     return False
 
 
-def _pieces(text: nodes.Text, docname: str) -> list[nodes.Node]:
+def linked(text: str, docname: str) -> list[nodes.Node]:
+    """The text, with its references as nodes that Sphinx resolves for the page `docname`."""
     pieces: list[nodes.Node] = []
     end = 0
     for match in REFERENCE.finditer(text):

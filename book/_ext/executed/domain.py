@@ -23,6 +23,11 @@ def anchor(kind: str, number: str) -> str:
     return f"{kind}-{number.replace('.', '-')}"
 
 
+def note_target(env: BuildEnvironment, id: str, text: str) -> None:
+    """Let `[text](page.ipynb#id)` lead to an id of this page, as MyST does for headings."""
+    env.metadata[env.docname].setdefault("myst_slugs", {})[id] = (None, id, text)
+
+
 def stem(docname: str) -> str:
     """The last part of a page's name, which is how the ledger names a chapter."""
     return PurePosixPath(docname).name
