@@ -24,6 +24,7 @@ MNIST_MD5 = {
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 DOWNLOAD_TIMEOUT_S = 20
+pooch.get_logger().setLevel("WARNING")  # its progress bar says enough
 
 
 class DataUnavailable(RuntimeError):
