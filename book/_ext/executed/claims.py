@@ -80,7 +80,7 @@ def _line(claim: dict) -> nodes.container:
 
 
 def _number(measured: float) -> str:
-    return f"{measured:.3g}"
+    return f"{measured:.4g}"
 
 
 class ClaimsTable(nodes.General, nodes.Element):
