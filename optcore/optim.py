@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-FUSED_DEVICES = ("cpu", "cuda", "mps")
+# Where torch's fused kernel can be trusted: on the CPU it leaves float16 and bfloat16 as they are
+# (torch 2.13, pytorch/pytorch#191763).
+FUSED = {
+    "cpu": (torch.float32, torch.float64),
+    "cuda": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    "mps": (torch.float32, torch.float16, torch.bfloat16),
+}
 
 
 class _MomentumOptimizer(Optimizer):
@@ -139,7 +145,7 @@ class SGD(_MomentumOptimizer):
         lists: dict[tuple, list[Tensor]] = {}
         want_loop = group["fused"] is False or group["foreach"] or group["differentiable"]
         for p in params:
-            buffer = self.state.get(p, {}).get("momentum_buffer") if group["momentum"] else None
+            buffer = self.state[p].get("momentum_buffer") if group["momentum"] else None
             if want_loop or not _can_be_fused(p, buffer):
                 if group["fused"]:
                     raise RuntimeError(
@@ -172,8 +178,7 @@ class SGD(_MomentumOptimizer):
             is_first_step=first,
         )
         # The kernel does not tell autograd that it wrote: a stale graph would go unnoticed.
-        for tensor in (*params, *buffers):
-            torch.autograd.graph.increment_version(tensor)
+        torch.autograd.graph.increment_version([*params, *buffers])
 
     def _update_one(self, group, p, z):
         beta, state = group["momentum"], self.state[p] if group["momentum"] else {}
@@ -304,16 +309,15 @@ def _gradient(group: dict, p: Tensor) -> Tensor:
 
 
 def _can_be_fused(p: Tensor, buffer: Tensor | None) -> bool:
-    # The kernel walks through memory in order, whatever the strides; and the CPU's leaves float16
-    # and bfloat16 as they are (torch 2.13, pytorch/pytorch#191763).
-    low_precision = p.dtype in (torch.float16, torch.bfloat16)
+    # The kernel walks through memory in order, whatever the strides, and wants one dtype.
+    z, dtype = p.grad, p.dtype
     return (
-        p.device.type in FUSED_DEVICES
-        and (p.dtype in (torch.float32, torch.float64) or low_precision and p.device.type != "cpu")
-        and all(
-            x.is_contiguous() and x.dtype == p.dtype
-            for x in (p, p.grad, *(() if buffer is None else (buffer,)))
-        )
+        dtype in FUSED.get(p.device.type, ())
+        and z.layout is torch.strided
+        and z.dtype is dtype
+        and p.is_contiguous()
+        and z.is_contiguous()
+        and (buffer is None or (buffer.dtype is dtype and buffer.is_contiguous()))
     )
 
 

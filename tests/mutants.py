@@ -92,12 +92,16 @@ MUTANTS = {
         ("is_first_step=first", "is_first_step=True"),
         ("[p.grad for p in params]", "[p.grad.mul_(1.0001) for p in params]"),
         ("(p.device, p.dtype, buffer is None)", "(p.device, p.dtype, False)"),
-        ("increment_version(tensor)", "set_multithreading_enabled(True)"),
+        ("increment_version([*params, *buffers])", "set_multithreading_enabled(True)"),
+    ],
+    ("optim.py", "FUSED = {"): [
+        ('"cpu": (torch.float32, torch.float64)', '"cpu": (torch.float32, torch.bfloat16)'),
     ],
     ("optim.py", "def _can_be_fused("): [
-        ("x.is_contiguous() and ", ""),
-        ('and p.device.type != "cpu"', ""),
-        ("(() if buffer is None else (buffer,))", "()"),
+        ("and p.is_contiguous()", ""),
+        ("and z.is_contiguous()", ""),
+        ("and z.layout is torch.strided", ""),
+        ("and buffer.is_contiguous()", ""),
     ],
     ("optim.py", "class HeavyBall"): [
         (".mul_(beta).add_(z, alpha=-lr)", ".add_(z, alpha=-lr).mul_(beta)"),

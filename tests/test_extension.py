@@ -155,13 +155,13 @@ def test_claims_have_anchors_links_and_a_table(build):
     lines = html["momentum"].select(".claim-line")
     ids = [f"claim-3-{n}" for n in range(1, 9)] + ["claim-3-2-2"]
     assert [line["id"] for line in lines] == ids
-    assert "measured 0.123, bound ≤ 1" in lines[0].get_text()
+    assert "measured 0.1235, bound ≤ 1" in lines[0].get_text()
 
     rows = [
         [cell.get_text() for cell in row.select("td")] for row in html["table"].select("tbody tr")
     ]
     assert [row[0] for row in rows] == ["3.1", "3.2", "3.2", *MOMENTUM[2:]]
-    assert rows[0][1:] == ["It holds by (3.1)", "0.123", "≤ 1"]
+    assert rows[0][1:] == ["It holds by (3.1)", "0.1235", "≤ 1"]
     assert "8 claims in 9 checks" in html["table"].get_text()
     links = {a["href"] for a in html["table"].select("td:first-child a")}
     assert links == {f"momentum.html#{id}" for id in ids}
