@@ -310,10 +310,10 @@ def _gradient(group: dict, p: Tensor) -> Tensor:
 
 def _can_be_fused(p: Tensor, buffer: Tensor | None) -> bool:
     # The kernel walks through memory in order, whatever the strides, and wants one dtype.
+    # A sparse gradient is not contiguous either.
     z, dtype = p.grad, p.dtype
     return (
         dtype in FUSED.get(p.device.type, ())
-        and z.layout is torch.strided
         and z.dtype is dtype
         and p.is_contiguous()
         and z.is_contiguous()

@@ -100,7 +100,6 @@ MUTANTS = {
     ("optim.py", "def _can_be_fused("): [
         ("and p.is_contiguous()", ""),
         ("and z.is_contiguous()", ""),
-        ("and z.layout is torch.strided", ""),
         ("and buffer.is_contiguous()", ""),
     ],
     ("optim.py", "class HeavyBall"): [
