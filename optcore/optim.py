@@ -310,7 +310,7 @@ def _gradient(group: dict, p: Tensor) -> Tensor:
 
 def _can_be_fused(p: Tensor, buffer: Tensor | None) -> bool:
     # The kernel walks through memory in order, whatever the strides, and wants one dtype.
-    # A sparse gradient is not contiguous either.
+    # A sparse gradient says that it is not contiguous.
     z, dtype = p.grad, p.dtype
     return (
         dtype in FUSED.get(p.device.type, ())
