@@ -21,7 +21,7 @@ MUTANTS = {
     ("rules/momentum.py", "def sgd("): [
         ("return w - lr * z", "return w + lr * z"),
         ("return w - lr * z", "return w - lr * z.sign()"),
-        ("    _check(w, z, lr)\n", ""),
+        ('    check_step(w, z, nonnegative={"lr": lr})\n', ""),
     ],
     ("rules/momentum.py", "def heavy_ball("): [
         ("+ beta * (w - w_prev)", "- beta * (w - w_prev)"),
@@ -72,12 +72,12 @@ MUTANTS = {
     ("rules/momentum.py", "def _this_and_previous_point("): [
         ("(w, state.w)", "(state.w, w)"),
     ],
-    ("rules/momentum.py", "def _check("): [
+    ("rules/checks.py", "def check_step("): [
         ("if w.shape != z.shape:", "if False:"),
-        ("0 <= lr < math.inf", "0 <= lr"),
-        ("0 <= beta < 1", "0 <= beta <= 1"),
+        ("0 <= value < math.inf", "0 <= value"),
+        ("0 <= value < 1", "0 <= value <= 1"),
     ],
-    ("optim.py", "class SGD"): [
+    ("optim/momentum.py", "class SGD"): [
         ('1 - group["dampening"]', "1"),
         ("] = z.clone()", '] = z.clone() * (1 - group["dampening"])'),
         ("] = z.clone()", "] = z"),
@@ -94,15 +94,15 @@ MUTANTS = {
         ("(p.device, p.dtype, buffer is None)", "(p.device, p.dtype, False)"),
         ("increment_version([*params, *buffers])", "set_multithreading_enabled(True)"),
     ],
-    ("optim.py", "FUSED = {"): [
+    ("optim/base.py", "FUSED = {"): [
         ('"cpu": (torch.float32, torch.float64)', '"cpu": (torch.float32, torch.bfloat16)'),
     ],
-    ("optim.py", "def _can_be_fused("): [
+    ("optim/base.py", "def can_be_fused("): [
         ("and p.is_contiguous()", ""),
         ("and z.is_contiguous()", ""),
         ("and buffer.is_contiguous()", ""),
     ],
-    ("optim.py", "class HeavyBall"): [
+    ("optim/momentum.py", "class HeavyBall"): [
         (".mul_(beta).add_(z, alpha=-lr)", ".add_(z, alpha=-lr).mul_(beta)"),
         (".mul_(beta).add_(z, alpha=-lr)", ".mul_(beta).add_(z, alpha=-lr * (1 - beta))"),
         ("p.add_(displacement)", "p.sub_(displacement)"),
@@ -111,36 +111,36 @@ MUTANTS = {
         ("p.add_(v, alpha=-lr)", "p.add_(v, alpha=-lr / (1 - beta))"),
         ('"exp_avg")', '"displacement")'),
     ],
-    ("optim.py", "class Nesterov"): [
+    ("optim/momentum.py", "class Nesterov"): [
         ("p.add_(z, alpha=-lr).add_(displacement, alpha=beta)", "p.add_(displacement)"),
         (".add_(displacement, alpha=beta)", ".add_(displacement)"),
         (".mul_(beta).add_(z, alpha=-lr)", ".mul_(beta).add_(z, alpha=lr)"),
     ],
-    ("optim.py", "def _gradient("): [
+    ("optim/base.py", "def gradient_of("): [
         ("p.grad.neg() if group", "p.grad.neg_() if group"),
         ('p.grad.neg() if group["maximize"]', "p.grad.neg() if False"),
         ("return z.add(p, alpha", "return z.add_(p, alpha"),
         ("return z.add(p, alpha=group", "return z.sub(p, alpha=group"),
     ],
-    ("optim.py", "def add_param_group("): [
+    ("optim/base.py", "def add_param_group("): [
         ("            self.param_groups.pop()\n", ""),
     ],
-    ("optim.py", "def step("): [
+    ("optim/base.py", "def step("): [
         ("torch.enable_grad()", "torch.no_grad()"),
         ("return loss", "return None"),
         ('group.get("differentiable", False)', "False"),
         ("if p.grad is not None]", "]"),
     ],
-    ("optim.py", "def __setstate__("): [
+    ("optim/base.py", "def __setstate__("): [
         ("group.setdefault(name, value)", "pass"),
     ],
-    ("optim.py", "def _check_group("): [
+    ("optim/base.py", "def _check_group("): [
         ("0 <= lr < math.inf", "0 <= lr"),
         ("0 <= momentum < 1", "0 <= momentum"),
         ("0 <= decay < math.inf", "decay < math.inf"),
         ("if not (p.is_floating_point() or p.is_complex())", "if False"),
     ],
-    ("optim.py", "def _check_gradients("): [
+    ("optim/base.py", "def _check_gradients("): [
         (" or z.isfinite().all()", ""),
         ("z.sum().isfinite() or", "True or"),
     ],
@@ -294,7 +294,9 @@ def mutated(file: str, place: str, old: str, new: str) -> str:
 
 
 def test_file(file: str) -> str:
-    return "tests/test_" + file.replace("/", "_")
+    # What all of a floor share is tested through its first users.
+    shared = {"optim/base.py": "optim/momentum.py", "rules/checks.py": "rules/momentum.py"}
+    return "tests/test_" + shared.get(file, file).replace("/", "_")
 
 
 def passes(tree: Path, file: str) -> bool:

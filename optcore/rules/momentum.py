@@ -7,10 +7,11 @@ iterates; chapter 3 of the book derives the maps between them and checks each to
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from torch import Tensor
+
+from optcore.rules.checks import check_step
 
 
 class Velocity(NamedTuple):
@@ -56,7 +57,7 @@ def sgd(w, z, state=None, *, lr):
     Raises:
         ValueError: shapes differ, or `lr` is negative or not finite.
     """
-    _check(w, z, lr)
+    check_step(w, z, nonnegative={"lr": lr})
     return w - lr * z, None
 
 
@@ -79,7 +80,7 @@ def heavy_ball(w, z, state=None, *, lr, beta):
     Raises:
         ValueError: shapes differ, or `lr` or `beta` is out of range.
     """
-    _check(w, z, lr, beta)
+    check_step(w, z, nonnegative={"lr": lr}, below_one={"beta": beta})
     w_prev = w if state is None else state.w
     return w - lr * z + beta * (w - w_prev), Previous(w)
 
@@ -103,7 +104,7 @@ def heavy_ball_average(w, z, state=None, *, lr, beta):
     Raises:
         ValueError: shapes differ, or `lr` or `beta` is out of range.
     """
-    _check(w, z, lr, beta)
+    check_step(w, z, nonnegative={"lr": lr}, below_one={"beta": beta})
     v_prev = 0 if state is None else state.v
     v = beta * v_prev + (1 - beta) * z
     return w - lr * v, Velocity(v)
@@ -129,7 +130,7 @@ def heavy_ball_sum(w, z, state=None, *, lr, beta):
     Raises:
         ValueError: shapes differ, or `lr` or `beta` is out of range.
     """
-    _check(w, z, lr, beta)
+    check_step(w, z, nonnegative={"lr": lr}, below_one={"beta": beta})
     v_prev = 0 if state is None else state.v
     v = beta * v_prev + z
     return w - lr * v, Velocity(v)
@@ -156,7 +157,7 @@ def nesterov(w, z, state=None, *, lr, beta):
     Raises:
         ValueError: shapes differ, or `lr` or `beta` is out of range.
     """
-    _check(w, z, lr, beta)
+    check_step(w, z, nonnegative={"lr": lr}, below_one={"beta": beta})
     u = w if state is None else state.w
     u_next = w - lr * z
     return u_next + beta * (u_next - u), Previous(u_next)
@@ -181,7 +182,7 @@ def nesterov_one_line(w, z, state=None, *, lr, beta):
     Raises:
         ValueError: shapes differ, or `lr` or `beta` is out of range.
     """
-    _check(w, z, lr, beta)
+    check_step(w, z, nonnegative={"lr": lr}, below_one={"beta": beta})
     w_prev, z_prev = (w, 0) if state is None else state
     return w - lr * z + beta * ((w - lr * z) - (w_prev - lr * z_prev)), PreviousStep(w, z)
 
@@ -205,7 +206,7 @@ def nesterov_gradient_correction(w, z, state=None, *, lr, beta):
     Raises:
         ValueError: shapes differ, or `lr` or `beta` is out of range.
     """
-    _check(w, z, lr, beta)
+    check_step(w, z, nonnegative={"lr": lr}, below_one={"beta": beta})
     v_prev, z_prev = (0, 0) if state is None else state
     v = beta * v_prev + z + beta * (z - z_prev)
     return w - lr * v, VelocityAndGradient(v, z)
@@ -234,7 +235,7 @@ def nesterov_look_ahead(w, z, state=None, *, lr, beta):
         ValueError: shapes differ, or `lr` or `beta` is out of range.
     """
     (z,) = z
-    _check(w, z, lr, beta)
+    check_step(w, z, nonnegative={"lr": lr}, below_one={"beta": beta})
     v_prev = 0 if state is None else state.v
     v = beta * v_prev + z
     return w - lr * v, Velocity(v)
@@ -272,7 +273,7 @@ def nesterov_two_gradients(w, z, state=None, *, lr, beta):
         ValueError: shapes differ, or `lr` or `beta` is out of range.
     """
     z, z_prev = (*z, 0) if state is None else z
-    _check(w, z, lr, beta)
+    check_step(w, z, nonnegative={"lr": lr}, below_one={"beta": beta})
     v_prev = 0 if state is None else state.v
     v = beta * v_prev + z + beta * (z - z_prev)
     return w - lr * v, VelocityAndPrevious(v, w)
@@ -283,16 +284,3 @@ def _this_and_previous_point(w, state, *, lr, beta):
 
 
 nesterov_two_gradients.points = _this_and_previous_point
-
-
-def _check(w, z, lr, beta=0.0):
-    # Broadcasting would turn a mismatch of shapes into a wrong step instead of an error. Numbers
-    # are checked; tensors are not, since looking inside one waits for the GPU.
-    if w.shape != z.shape:
-        raise ValueError(
-            f"z has shape {tuple(z.shape)}, but w has {tuple(w.shape)}: they must agree."
-        )
-    if not isinstance(lr, Tensor) and not 0 <= lr < math.inf:
-        raise ValueError(f"lr must be a finite number ≥ 0, got {lr}.")
-    if not isinstance(beta, Tensor) and not 0 <= beta < 1:
-        raise ValueError(f"beta must lie in [0, 1), got {beta}.")

@@ -1,0 +1,9 @@
+"""Rules as `torch.optim.Optimizer`s, with torch's names, arguments and state keys.
+
+The functions of `optcore.rules` are the ground truth; the in-place code here is held to them, step
+by step, by the tests. `maximize` turns the gradient's sign first.
+"""
+
+from optcore.optim.momentum import SGD, HeavyBall, Nesterov
+
+__all__ = ["SGD", "HeavyBall", "Nesterov"]
