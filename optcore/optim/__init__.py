@@ -4,6 +4,16 @@ The functions of `optcore.rules` are the ground truth; the in-place code here is
 by step, by the tests. `maximize` turns the gradient's sign first.
 """
 
+from optcore.optim.adaptive import Adagrad, Adam, AdamW, Lion, RMSprop
 from optcore.optim.momentum import SGD, HeavyBall, Nesterov
 
-__all__ = ["SGD", "HeavyBall", "Nesterov"]
+__all__ = [
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "HeavyBall",
+    "Lion",
+    "Nesterov",
+    "RMSprop",
+    "SGD",
+]

@@ -25,7 +25,7 @@ class CheckedOptimizer(Optimizer):
         """Add a group, unless its hyper-parameters or the types of its parameters are wrong."""
         super().add_param_group(param_group)
         try:
-            _check_group(self.param_groups[-1])
+            self._check_group(self.param_groups[-1])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -57,28 +57,27 @@ class CheckedOptimizer(Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
 
-    def _update(self, group: dict, params: list[Tensor]) -> None:
-        for p in params:
-            self._update_one(group, p, gradient_of(group, p))
+    def _check_group(self, group: dict) -> None:
+        lr = group["lr"]
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"Invalid learning rate: {lr} (lr must be a finite number ≥ 0)")
+        nonnegative(group, weight_decay="weight_decay")
+        self._check(group)
+        for i, p in enumerate(group["params"]):
+            if not (p.is_floating_point() or p.is_complex()):
+                raise TypeError(f"{_name(group, i)} has dtype {p.dtype}: it must be floating point")
 
-    def _update_one(self, group: dict, p: Tensor, z: Tensor) -> None:
+    def _check(self, group: dict) -> None:
+        """Raise if one of the hyper-parameters that only this optimizer has is out of range."""
+
+    def _update(self, group: dict, params: list[Tensor]) -> None:
         raise NotImplementedError
 
-    def _at_rest(self, p: Tensor, key: str) -> Tensor:
-        # Every form starts from rest: a zero velocity, a zero displacement.
-        if key not in self.state[p]:
-            self.state[p][key] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return self.state[p][key]
 
-
-def gradient_of(group: dict, p: Tensor) -> Tensor:
-    """Return p's gradient with the sign of `maximize` and the L2 term λ p."""
-    z = p.grad.neg() if group["maximize"] else p.grad
-    return z.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else z
-
-
-def can_be_fused(p: Tensor, buffer: Tensor | None) -> bool:
-    """Whether torch's fused kernels update `p`, and `buffer` with it, correctly."""
+def can_be_fused(p: Tensor, *buffers: Tensor) -> bool:
+    """Whether torch's fused kernels update `p`, and its buffers with it, correctly."""
     # The kernel walks through memory in order, whatever the strides, and wants one dtype.
     # A sparse gradient says that it is not contiguous.
     z, dtype = p.grad, p.dtype
@@ -87,28 +86,24 @@ def can_be_fused(p: Tensor, buffer: Tensor | None) -> bool:
         and z.dtype is dtype
         and p.is_contiguous()
         and z.is_contiguous()
-        and (buffer is None or (buffer.dtype is dtype and buffer.is_contiguous()))
+        and all(buffer.dtype is dtype and buffer.is_contiguous() for buffer in buffers)
     )
 
 
-def _check_group(group: dict) -> None:
-    lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError("Tensor lr must be 1-element")
-    if not 0 <= lr < math.inf:
-        raise ValueError(f"Invalid learning rate: {lr} (lr must be a finite number ≥ 0)")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"Invalid momentum value: {momentum} (momentum must lie in [0, 1))")
-    if not 0 <= decay < math.inf:
-        raise ValueError(
-            f"Invalid weight_decay value: {decay} (weight_decay must be a finite number ≥ 0)"
-        )
-    form = group.get("form", "position")
-    if form not in ("position", "average"):
-        raise ValueError(f"form must be 'position' or 'average', got {form!r}")
-    for i, p in enumerate(group["params"]):
-        if not (p.is_floating_point() or p.is_complex()):
-            raise TypeError(f"{_name(group, i)} has dtype {p.dtype}: it must be floating point")
+def nonnegative(group: dict, **names: str) -> None:
+    """Raise unless each `group[key]` is a finite number ≥ 0; `key=name`, the name for the text."""
+    for key, name in names.items():
+        if not 0 <= group[key] < math.inf:
+            raise ValueError(
+                f"Invalid {name} value: {group[key]} ({key} must be a finite number ≥ 0)"
+            )
+
+
+def in_range(group: dict, **names: str) -> None:
+    """Raise unless each `group[key]` lies in [0, 1); `key=name`, the name for the text."""
+    for key, name in names.items():
+        if not 0 <= group[key] < 1:
+            raise ValueError(f"Invalid {name} value: {group[key]} ({key} must lie in [0, 1))")
 
 
 def _check_gradients(group: dict) -> None:

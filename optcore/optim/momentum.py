@@ -5,10 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optcore.optim.base import CheckedOptimizer, can_be_fused, gradient_of
+from optcore.optim.base import CheckedOptimizer, can_be_fused, in_range
 
 
-class SGD(CheckedOptimizer):
+class _MomentumOptimizer(CheckedOptimizer):
+    """A parameter at a time, the L2 term in the gradient."""
+
+    def _check(self, group):
+        in_range(group, momentum="momentum")
+
+    def _update(self, group, params):
+        for p in params:
+            self._update_one(group, p, gradient_of(group, p))
+
+    def _update_one(self, group: dict, p: Tensor, z: Tensor) -> None:
+        raise NotImplementedError
+
+    def _at_rest(self, p: Tensor, key: str) -> Tensor:
+        # Every form starts from rest: a zero velocity, a zero displacement.
+        if key not in self.state[p]:
+            self.state[p][key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return self.state[p][key]
+
+
+class SGD(_MomentumOptimizer):
     r"""`torch.optim.SGD`: the momentum buffer is a discounted sum of gradients.
 
     $$b_t = \beta\, b_{t-1} + (1-\tau)\, z_t, \qquad w_{t+1} = w_t - \eta\, b_t$$
@@ -78,7 +98,7 @@ class SGD(CheckedOptimizer):
         want_loop = group["fused"] is False or group["foreach"] or group["differentiable"]
         for p in params:
             buffer = self.state[p].get("momentum_buffer") if group["momentum"] else None
-            if want_loop or not can_be_fused(p, buffer):
+            if want_loop or not can_be_fused(p, *(() if buffer is None else (buffer,))):
                 if group["fused"]:
                     raise RuntimeError(
                         "`fused=True` requires contiguous dense real tensors on CPU (float32 or "
@@ -126,7 +146,7 @@ class SGD(CheckedOptimizer):
         p.add_(z, alpha=-float(group["lr"]))
 
 
-class HeavyBall(CheckedOptimizer):
+class HeavyBall(_MomentumOptimizer):
     r"""Polyak's heavy ball in the two forms that torch does not have.
 
     `form="position"`: $w_{t+1} = w_t - \eta_t z_t + \beta\,(w_t - w_{t-1})$;
@@ -175,6 +195,11 @@ class HeavyBall(CheckedOptimizer):
         }
         super().__init__(params, defaults)
 
+    def _check(self, group):
+        super()._check(group)
+        if group["form"] not in ("position", "average"):
+            raise ValueError(f"form must be 'position' or 'average', got {group['form']!r}")
+
     def _update_one(self, group, p, z):
         lr, beta = float(group["lr"]), group["momentum"]
         if group["form"] == "position":
@@ -185,7 +210,7 @@ class HeavyBall(CheckedOptimizer):
             p.add_(v, alpha=-lr)
 
 
-class Nesterov(CheckedOptimizer):
+class Nesterov(_MomentumOptimizer):
     r"""Nesterov's accelerated gradient in its original u-form.
 
     $$u_{t+1} = w_t - \eta_t z_t, \qquad w_{t+1} = u_{t+1} + \beta\,(u_{t+1} - u_t)$$
@@ -233,3 +258,9 @@ class Nesterov(CheckedOptimizer):
         # w_t = u_t + β (u_t − u_{t−1}), so that u_{t+1} − u_t = β (u_t − u_{t−1}) − η z_t.
         displacement = self._at_rest(p, "displacement").mul_(beta).add_(z, alpha=-lr)
         p.add_(z, alpha=-lr).add_(displacement, alpha=beta)
+
+
+def gradient_of(group: dict, p: Tensor) -> Tensor:
+    """Return p's gradient with the sign of `maximize` and the L2 term λ p."""
+    z = p.grad.neg() if group["maximize"] else p.grad
+    return z.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else z

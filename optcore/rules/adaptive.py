@@ -109,7 +109,7 @@ def rmsprop(
     zero = torch.zeros_like(z)
     v, m, b = SquaredAverage(zero, zero, zero) if state is None else state
     v = beta2 * v + (1 - beta2) * z**2
-    m = beta2 * m + (1 - beta2) * z
+    m = beta2 * m + (1 - beta2) * z if centered else m
     b = momentum * b + z / _root(v - m**2 if centered else v, eps, eps_inside)
     return w - lr * b, SquaredAverage(v, m, b)
 

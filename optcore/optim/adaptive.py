@@ -1,0 +1,593 @@
+"""Adagrad, RMSprop, Adam, AdamW and Lion: the rules of `optcore.rules.adaptive` in place.
+
+Where torch's fused kernel computes the same it is used; everywhere else the step *is* the rule,
+applied to pieces that fit the cache. For float16 and bfloat16 parameters the state is float32 and
+so is the arithmetic: in bfloat16 a second moment with β₂ = 0.999 stops moving.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from optcore.optim.base import CheckedOptimizer, can_be_fused, in_range, nonnegative
+from optcore.rules import adaptive as rules
+
+PIECE = 2**16  # entries of a piece: four float32 vectors of it fit the cache of one core
+
+
+class _AdaptiveOptimizer(CheckedOptimizer):
+    """A rule with accumulators of the parameter's shape and a count of steps."""
+
+    name = ""  # in torch's error texts
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load, as in torch, which rounds the state to the parameter's type: not here."""
+        super().load_state_dict(state_dict)
+        ids = itertools.chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+        params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
+        for i, p in zip(ids, params, strict=True):
+            for key, value in state_dict["state"].get(i, {}).items():
+                if key != "step" and state_dtype(p) is not p.dtype:
+                    # A copy: the state must not be shared with where it was loaded from.
+                    self.state[p][key] = value.to(p.device, state_dtype(p), copy=True)
+
+    def _update(self, group, params):
+        if group.get("fused") and (group["foreach"] or group["differentiable"]):
+            raise RuntimeError("`fused` excludes `foreach` and `differentiable`")
+        lists: dict[tuple, list[Tensor]] = {}
+        for p in params:
+            if p.grad.is_sparse and self.name:
+                raise RuntimeError(f"{self.name} does not support sparse gradients")
+            state = self._state_of(group, p)
+            buffers = [state[key] for key in self._keys(group)]
+            if self._wants_kernel(group) and can_be_fused(p, *buffers):
+                lists.setdefault((p.device, p.dtype), []).append(p)
+            elif group.get("fused"):
+                raise RuntimeError(
+                    "`fused=True` requires contiguous dense real tensors on CPU (float32 or "
+                    "float64 there), CUDA or MPS"
+                )
+            else:
+                self._apply_rule(group, p, state, buffers)
+        for like_params in lists.values():
+            self._update_fused(group, like_params)
+
+    def _wants_kernel(self, group) -> bool:
+        no = group.get("fused") is False or group.get("foreach") or group.get("differentiable")
+        return self._has_kernel(group) and not no and not torch.compiler.is_compiling()
+
+    def _state_of(self, group, p) -> dict:
+        state = self.state[p]
+        if not isinstance(state.get("step", 0), Tensor):  # an old checkpoint has a number
+            state["step"] = torch.tensor(float(state["step"]))
+        for key in self._keys(group):
+            if key not in state:
+                state.setdefault("step", torch.zeros((), device=_device_of_step(group, p)))
+                state[key] = torch.full_like(
+                    p,
+                    self._initial(group, p),
+                    dtype=state_dtype(p),
+                    memory_format=torch.preserve_format,
+                )
+        return state
+
+    def _initial(self, group, p):
+        return 0.0
+
+    def _apply_rule(self, group, p, state, buffers):
+        state["step"] += 1
+        on_device = group.get("capturable") or torch.compiler.is_compiling()
+        t = state["step"].to(_exact(p)) if on_device else round(state["step"].item())
+        lr = group["lr"].squeeze() if isinstance(group["lr"], Tensor) else group["lr"]
+        for w, z, *old in self._pieces(group, p, buffers):
+            z = -z if group["maximize"] else z
+            w_next, new = self._rule(group, w.to(z.dtype), z, old, t, lr)
+            if group.get("differentiable"):
+                p.add_(w_next - w)  # in place, and followed by autograd
+                for key, value in zip(self._keys(group), new, strict=True):
+                    state[key] = value
+            else:
+                w.copy_(w_next)
+                for target, value in zip(old, new, strict=True):
+                    target.copy_(value)
+
+    def _pieces(self, group, p, buffers) -> Iterator[list[Tensor]]:
+        """Yield (w, z, *buffers): the whole, or views of pieces of it; z in the state's type."""
+        z = p.grad.to(state_dtype(p))
+        if p.is_complex():
+            p, z, *buffers = (torch.view_as_real(x) for x in (p, z, *buffers))
+        tensors = [p, z, *buffers]
+        small = p.numel() <= PIECE or p.device.type != "cpu"
+        whole = small or group.get("differentiable") or torch.compiler.is_compiling()
+        if whole or not all(x.is_contiguous() for x in tensors):
+            yield tensors
+        else:
+            yield from zip(*(x.view(-1).split(PIECE) for x in tensors), strict=True)
+
+    def _keys(self, group) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def _has_kernel(self, group) -> bool:
+        return False
+
+    def _rule(self, group, w, z, state, t, lr) -> tuple[Tensor, tuple]:
+        raise NotImplementedError
+
+    def _update_fused(self, group, params):
+        raise NotImplementedError
+
+    def _kernel_arguments(self, group, params) -> tuple[list, ...]:
+        """Count the step; return parameters, gradients, a list for each accumulator, and steps."""
+        for p in params:
+            self.state[p]["step"] = self.state[p]["step"].to(p.device)
+        steps = [self.state[p]["step"] for p in params]
+        torch._foreach_add_(steps, torch.ones(()) if params[0].is_cpu else 1)
+        buffers = [[self.state[p][key] for p in params] for key in self._keys(group)]
+        return params, [p.grad for p in params], *buffers, steps
+
+
+class Adagrad(_AdaptiveOptimizer):
+    r"""`torch.optim.Adagrad`.
+
+    $$G_t = G_{t-1} + z_t^2, \qquad
+      w_{t+1} = w_t - \frac{\eta}{1 + (t-1)\,\delta}\, \frac{z_t}{\sqrt{G_t} + \varepsilon}$$
+
+    The rule is `adagrad` of `optcore.rules.adaptive`, with δ = `lr_decay` and G₀ =
+    `initial_accumulator_value`. Sparse gradients touch their own entries only.
+    Source: Duchi, Hazan and Singer (2011), JMLR 12:2121–2159.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch.
+        lr: η ≥ 0, a number or a tensor with one element.
+        lr_decay: δ ≥ 0.
+        weight_decay: λ ≥ 0; λ w joins the gradient.
+        initial_accumulator_value: G₀ ≥ 0.
+        eps: ε ≥ 0.
+        foreach: accepted for torch's sake; its numbers are the loop's.
+        maximize: ascend.
+        differentiable: let autograd follow the step.
+        fused: torch's fused kernel; `None` takes it where it can.
+        error_if_nonfinite: as in `SGD`.
+
+    State: `step` and `sum`, as in torch.
+
+    Raises:
+        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
+            parameter is not floating point.
+        RuntimeError: weight decay meets a sparse gradient.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        error_if_nonfinite: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+            "error_if_nonfinite": error_if_nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    def _check(self, group):
+        nonnegative(
+            group,
+            lr_decay="lr_decay",
+            initial_accumulator_value="initial_accumulator_value",
+            eps="epsilon",
+        )
+
+    def _keys(self, group):
+        return ("sum",)
+
+    def _initial(self, group, p):
+        value = group["initial_accumulator_value"]
+        return complex(value, value) if p.is_complex() else value
+
+    def _has_kernel(self, group):
+        return True
+
+    def _update(self, group, params):
+        if any(p.grad.is_sparse for p in params) and group["weight_decay"]:
+            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+        super()._update(group, params)
+
+    def _pieces(self, group, p, buffers):
+        if not p.grad.is_sparse:
+            yield from super()._pieces(group, p, buffers)
+            return
+        z = p.grad.coalesce()  # the rule is not linear: every index once
+        at, z = tuple(z.indices()), z.values().to(state_dtype(p))
+        w, G = p[at], buffers[0][at]
+        if p.is_complex():
+            yield [torch.view_as_real(x) for x in (w, z, G)]
+        else:
+            yield [w, z, G]
+        p[at], buffers[0][at] = w, G
+
+    def _rule(self, group, w, z, state, t, lr):
+        lr = lr / (1 + (t - 1) * group["lr_decay"])
+        if group["weight_decay"]:
+            z = z + group["weight_decay"] * w
+        return rules.adagrad(w, z, rules.SquaredSum(*state), lr=lr, eps=group["eps"])
+
+    def _update_fused(self, group, params):
+        params, grads, sums, steps = self._kernel_arguments(group, params)
+        torch._fused_adagrad_(
+            params,
+            grads,
+            sums,
+            steps,
+            lr=float(group["lr"]),
+            lr_decay=group["lr_decay"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+        )
+        torch.autograd.graph.increment_version([*params, *sums])
+
+
+class RMSprop(_AdaptiveOptimizer):
+    r"""`torch.optim.RMSprop`.
+
+    $$v_t = \alpha v_{t-1} + (1-\alpha) z_t^2, \qquad
+      b_t = \mu b_{t-1} + \frac{z_t}{\sqrt{v_t} + \varepsilon}, \qquad w_{t+1} = w_t - \eta\, b_t$$
+
+    With `centered`, v_t − m_t² stands under the root. The rule is `rmsprop` of
+    `optcore.rules.adaptive`. Source: Tieleman and Hinton (2012), lecture 6e; Graves (2013),
+    arXiv:1308.0850.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch.
+        lr: η ≥ 0, a number or a tensor with one element.
+        alpha: the rule's β₂, in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0; λ w joins the gradient.
+        momentum: μ in [0, 1).
+        centered: subtract the squared average of the gradients.
+        capturable: keep the count of steps on the device.
+        foreach: accepted for torch's sake; its numbers are the loop's.
+        maximize: ascend.
+        differentiable: let autograd follow the step.
+        error_if_nonfinite: as in `SGD`.
+
+    State: `step`, `square_avg`, and where they are used `momentum_buffer` and `grad_avg`.
+
+    Raises:
+        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
+            parameter is not floating point.
+        RuntimeError: a gradient is sparse.
+    """
+
+    name = "RMSprop"
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        error_if_nonfinite: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "weight_decay": weight_decay,
+            "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "error_if_nonfinite": error_if_nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    def _check(self, group):
+        nonnegative(group, eps="epsilon")
+        in_range(group, momentum="momentum", alpha="alpha")
+
+    def _keys(self, group):
+        optional = {"momentum_buffer": group["momentum"], "grad_avg": group["centered"]}
+        return ("square_avg", *(key for key, used in optional.items() if used))
+
+    def _rule(self, group, w, z, state, t, lr):
+        if group["weight_decay"]:
+            z = z + group["weight_decay"] * w
+        named = dict(zip(self._keys(group), state, strict=True))
+        w_next, new = rules.rmsprop(
+            w,
+            z,
+            rules.SquaredAverage(
+                named["square_avg"], named.get("grad_avg", 0), named.get("momentum_buffer", 0)
+            ),
+            lr=lr,
+            beta2=group["alpha"],
+            eps=group["eps"],
+            momentum=group["momentum"],
+            centered=group["centered"],
+        )
+        values = {"square_avg": new.v, "momentum_buffer": new.b, "grad_avg": new.m}
+        return w_next, tuple(values[key] for key in named)
+
+
+class Adam(_AdaptiveOptimizer):
+    r"""`torch.optim.Adam`, with `amsgrad`.
+
+    $$w_{t+1} = w_t - \eta\, \frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon}$$
+
+    The rules are `adam` and `amsgrad(form="torch")` of `optcore.rules.adaptive`. Source: Kingma and
+    Ba (2015), arXiv:1412.6980; Reddi, Kale and Kumar (2018), arXiv:1904.09237.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch.
+        lr: η ≥ 0, a number or a tensor with one element.
+        betas: (β₁, β₂), each in [0, 1).
+        eps: ε ≥ 0, outside the root.
+        weight_decay: λ ≥ 0; λ w joins the gradient (L2), unless `decoupled_weight_decay`.
+        amsgrad: divide by the root of the largest v so far.
+        foreach: accepted for torch's sake; its numbers are the loop's.
+        maximize: ascend.
+        capturable: keep the count of steps on the device.
+        differentiable: let autograd follow the step.
+        fused: torch's fused kernel; `None` takes it where it can.
+        decoupled_weight_decay: be `AdamW`.
+        error_if_nonfinite: as in `SGD`.
+
+    State: `step`, `exp_avg`, `exp_avg_sq` and, with `amsgrad`, `max_exp_avg_sq`, as in torch.
+
+    Raises:
+        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
+            parameter is not floating point.
+        RuntimeError: a gradient is sparse.
+    """
+
+    name = "Adam"
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        error_if_nonfinite: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "error_if_nonfinite": error_if_nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    def _check(self, group):
+        nonnegative(group, eps="epsilon")
+        _check_betas(group)
+
+    def _keys(self, group):
+        return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
+
+    def _has_kernel(self, group):
+        return True
+
+    def _rule(self, group, w, z, state, t, lr):
+        decay = group["weight_decay"]
+        if decay and group["decoupled_weight_decay"]:
+            w = (1 - lr * decay) * w
+        elif decay:
+            z = z + decay * w
+        beta1, beta2 = group["betas"]
+        hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
+        if group["amsgrad"]:
+            before = rules.MomentsAndMax(t - 1, *state)
+            w_next, (_, *new) = rules.amsgrad(w, z, before, form="torch", **hyper)
+        else:
+            w_next, (_, *new) = rules.adam(w, z, rules.Moments(t - 1, *state), **hyper)
+        return w_next, new
+
+    def _update_fused(self, group, params):
+        params, grads, *buffers, steps = self._kernel_arguments(group, params)
+        m, v, v_max = buffers if group["amsgrad"] else [*buffers, []]
+        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        beta1, beta2 = group["betas"]
+        kernel(
+            params,
+            grads,
+            m,
+            v,
+            v_max,
+            steps,
+            lr=group["lr"],
+            beta1=float(beta1),
+            beta2=float(beta2),
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=group["amsgrad"],
+            maximize=group["maximize"],
+        )
+        # The kernels do not tell autograd that they wrote.
+        torch.autograd.graph.increment_version([*params, *m, *v, *v_max])
+
+
+class AdamW(Adam):
+    r"""`torch.optim.AdamW`: Adam with decoupled weight decay.
+
+    $$w_{t+1} = w_t - \eta \Bigl(\frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon}
+      + \lambda w_t\Bigr)$$
+
+    The rule is `adamw` of `optcore.rules.adaptive`. Source: Loshchilov and Hutter (2019),
+    arXiv:1711.05101, in torch's convention: the whole rate multiplies λ.
+
+    Args:
+        params, lr, betas, eps, amsgrad, maximize, foreach, capturable, differentiable, fused,
+            error_if_nonfinite: as in `Adam`.
+        weight_decay: λ ≥ 0; ηλ is the share of w that a step takes away.
+
+    State and errors: as in `Adam`.
+    """
+
+    name = "AdamW"
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        error_if_nonfinite: bool = False,
+    ):
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+            error_if_nonfinite=error_if_nonfinite,
+        )
+
+    def __setstate__(self, state):
+        """Restore; whatever it was saved by, this is AdamW."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
+
+
+class Lion(_AdaptiveOptimizer):
+    r"""The sign of an average: half of Adam's state.
+
+    $$c_t = \beta_1 m_{t-1} + (1-\beta_1) z_t, \qquad
+      w_{t+1} = w_t - \eta\,(\operatorname{sign} c_t + \lambda w_t), \qquad
+      m_t = \beta_2 m_{t-1} + (1-\beta_2) z_t$$
+
+    The rule is `lion` of `optcore.rules.adaptive`. torch has no Lion; the names of the arguments
+    are those of its Adam. Source: Chen et al. (2023), arXiv:2302.06675.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch.
+        lr: η ≥ 0, a number or a tensor with one element.
+        betas: (β₁, β₂), each in [0, 1).
+        weight_decay: λ ≥ 0, decoupled.
+        maximize: ascend.
+        error_if_nonfinite: as in `SGD`.
+
+    State: `step` and `exp_avg`.
+
+    Raises:
+        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
+            parameter is not floating point.
+        RuntimeError: a gradient is sparse.
+    """
+
+    name = "Lion"
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        error_if_nonfinite: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "error_if_nonfinite": error_if_nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    def _check(self, group):
+        _check_betas(group)
+
+    def _keys(self, group):
+        return ("exp_avg",)
+
+    def _rule(self, group, w, z, state, t, lr):
+        beta1, beta2 = group["betas"]
+        hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
+        return rules.lion(w, z, rules.Average(*state), **hyper)
+
+
+def state_dtype(p: Tensor) -> torch.dtype:
+    """float32 for parameters of half precision, otherwise p's own type."""
+    return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
+
+
+def _exact(p: Tensor) -> torch.dtype:
+    # The powers of β need float64, which MPS does not have.
+    return torch.float32 if p.device.type == "mps" else torch.float64
+
+
+def _device_of_step(group: dict, p: Tensor) -> torch.device | str:
+    return p.device if group.get("capturable") else "cpu"
+
+
+def _check_betas(group: dict) -> None:
+    for i, beta in enumerate(group["betas"]):
+        if not 0 <= beta < 1:
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta} (it must lie in [0, 1))")
