@@ -6,12 +6,17 @@ import pickle
 
 import pytest
 import torch
+from optimizer_helpers import (
+    DEVICES,
+    FLOAT64,
+    advance,
+    assert_same,
+    gradient_like,
+    leaves,
+)
 
 from optcore import optim
 from optcore.rules import momentum
-
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-FLOAT64 = torch.float64
 
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 in_every_way = pytest.mark.parametrize(
@@ -44,55 +49,6 @@ PEERS = {
 }
 each_optimizer = pytest.mark.parametrize("ours, theirs", PEERS.values(), ids=PEERS)
 each_of_ours = pytest.mark.parametrize("ours", [ours for ours, _ in PEERS.values()], ids=PEERS)
-
-
-def leaves(shapes=((3, 2), (), (17,)), dtype=FLOAT64, device="cpu"):
-    """Fresh parameters, the same at every call."""
-    generator = torch.Generator().manual_seed(5)
-    return [
-        torch.randn(shape, generator=generator, dtype=FLOAT64).to(device, dtype).requires_grad_()
-        for shape in shapes
-    ]
-
-
-def gradient_like(p, t, i=0):
-    """A gradient for parameter i at step t; every seventh is tiny."""
-    generator = torch.Generator().manual_seed(1000 * i + t)
-    z = torch.randn(p.shape, generator=generator, dtype=FLOAT64)
-    return ((1e-8 if t % 7 == 0 else 1.0) * z).to(p)
-
-
-def advance(optimizer, steps, gradient=gradient_like, before_step=None):
-    """Make the steps numbered `steps`; return every parameter after each of them.
-
-    On the way: gradients are read only, no state shares memory with them, and none is empty.
-    """
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    path = []
-    for t in steps:
-        for i, p in enumerate(params):
-            p.grad = gradient(p, t, i)
-        kept = [None if p.grad is None else p.grad.clone() for p in params]
-        if before_step:
-            before_step(optimizer, t)
-        optimizer.step()
-        for p, z in zip(params, kept, strict=True):
-            assert z is None or torch.equal(p.grad.to_dense(), z.to_dense())
-        for p, state in optimizer.state.items():
-            assert state
-            assert p.grad is None or not any(shares_memory(x, p.grad) for x in state.values())
-        path += [p.detach().clone() for p in params]
-    return path
-
-
-def shares_memory(x, z):
-    if x.is_sparse or z.is_sparse:
-        return x.is_sparse and z.is_sparse and x._values().data_ptr() == z._values().data_ptr()
-    return x.numel() > 0 and x.untyped_storage().data_ptr() == z.untyped_storage().data_ptr()
-
-
-def assert_same(ours, theirs, rtol=1e-11, atol=1e-12):
-    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
 
 
 # --- the numbers

@@ -16,7 +16,9 @@ from torch import Tensor
 from optcore.optim.base import CheckedOptimizer, can_be_fused, in_range, nonnegative
 from optcore.rules import adaptive as rules
 
-PIECE = 2**16  # entries of a piece: four float32 vectors of it fit the cache of one core
+# Entries of a piece: its vectors fit the cache of one core, and torch does not wake a second one,
+# which takes longer than the piece does.
+PIECE = 2**15
 
 
 class _AdaptiveOptimizer(CheckedOptimizer):
@@ -24,20 +26,28 @@ class _AdaptiveOptimizer(CheckedOptimizer):
 
     name = ""  # in torch's error texts
 
+    def _check_group(self, group):
+        super()._check_group(group)
+        if group.get("fused") and (group["foreach"] or group["differentiable"]):
+            raise RuntimeError("`fused` excludes `foreach` and `differentiable`")
+
     def load_state_dict(self, state_dict: dict) -> None:
         """Load, as in torch, which rounds the state to the parameter's type: not here."""
-        super().load_state_dict(state_dict)
-        ids = itertools.chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+        loaded: dict = {}  # what the hooks before this one make of it
+        hook = self.register_load_state_dict_pre_hook(lambda _, final: loaded.update(final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+        ids = itertools.chain.from_iterable(g["params"] for g in loaded["param_groups"])
         params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
         for i, p in zip(ids, params, strict=True):
-            for key, value in state_dict["state"].get(i, {}).items():
+            for key, value in loaded["state"].get(i, {}).items():
                 if key != "step" and state_dtype(p) is not p.dtype:
                     # A copy: the state must not be shared with where it was loaded from.
                     self.state[p][key] = value.to(p.device, state_dtype(p), copy=True)
 
     def _update(self, group, params):
-        if group.get("fused") and (group["foreach"] or group["differentiable"]):
-            raise RuntimeError("`fused` excludes `foreach` and `differentiable`")
         lists: dict[tuple, list[Tensor]] = {}
         for p in params:
             if p.grad.is_sparse and self.name:
@@ -62,8 +72,8 @@ class _AdaptiveOptimizer(CheckedOptimizer):
 
     def _state_of(self, group, p) -> dict:
         state = self.state[p]
-        if not isinstance(state.get("step", 0), Tensor):  # an old checkpoint has a number
-            state["step"] = torch.tensor(float(state["step"]))
+        if "step" in state and not isinstance(state["step"], Tensor):
+            state["step"] = torch.tensor(float(state["step"]))  # an old checkpoint has a number
         for key in self._keys(group):
             if key not in state:
                 state.setdefault("step", torch.zeros((), device=_device_of_step(group, p)))
@@ -82,7 +92,7 @@ class _AdaptiveOptimizer(CheckedOptimizer):
         state["step"] += 1
         on_device = group.get("capturable") or torch.compiler.is_compiling()
         t = state["step"].to(_exact(p)) if on_device else round(state["step"].item())
-        lr = group["lr"].squeeze() if isinstance(group["lr"], Tensor) else group["lr"]
+        lr = _scalar(group["lr"])
         for w, z, *old in self._pieces(group, p, buffers):
             z = -z if group["maximize"] else z
             w_next, new = self._rule(group, w.to(z.dtype), z, old, t, lr)
@@ -189,6 +199,14 @@ class Adagrad(_AdaptiveOptimizer):
             "error_if_nonfinite": error_if_nonfinite,
         }
         super().__init__(params, defaults)
+        for group in self.param_groups:  # as in torch, which shares it between processes
+            for p in group["params"]:
+                self._state_of(group, p)
+
+    def share_memory(self) -> None:
+        """Move every `sum` to memory that other processes see."""
+        for state in self.state.values():
+            state["sum"].share_memory_()
 
     def _check(self, group):
         nonnegative(
@@ -321,6 +339,48 @@ class RMSprop(_AdaptiveOptimizer):
         optional = {"momentum_buffer": group["momentum"], "grad_avg": group["centered"]}
         return ("square_avg", *(key for key, used in optional.items() if used))
 
+    def _has_kernel(self, group):
+        return not group["capturable"]
+
+    def _update_fused(self, group, params):
+        # torch has no kernel: whole tensors in place where they are large enough for all cores,
+        # pieces below that; on a GPU all of them at once.
+        params, grads, *buffers, _ = self._kernel_arguments(group, params)
+        if not params[0].is_cpu:
+            self._update_in_place(group, params, grads, *buffers)
+            return
+        for tensors in zip(params, grads, *buffers, strict=True):
+            length = PIECE if tensors[0].numel() <= 4 * PIECE else tensors[0].numel()
+            pieces = [x.view(-1).split(max(length, 1)) for x in tensors]
+            for one in zip(*pieces, strict=True):
+                self._update_in_place(group, *([x] for x in one))
+
+    def _update_in_place(self, group, params, grads, v, *optional):
+        """Step with lists of tensors, their gradients and one list for each of `_keys`."""
+        alpha, decay = group["alpha"], group["weight_decay"]
+        if group["maximize"]:
+            grads = torch._foreach_neg(grads)
+        if decay:
+            grads = torch._foreach_add(grads, params, alpha=decay)
+        torch._foreach_mul_(v, alpha)
+        torch._foreach_addcmul_(v, grads, grads, 1 - alpha)
+        if group["centered"]:
+            m = optional[-1]
+            torch._foreach_lerp_(m, grads, 1 - alpha)
+            root = torch._foreach_addcmul(v, m, m, -1)
+            torch._foreach_sqrt_(root)
+        else:
+            root = torch._foreach_sqrt(v)
+        torch._foreach_add_(root, group["eps"])
+        lr = float(group["lr"])
+        if group["momentum"]:
+            b = optional[0]
+            torch._foreach_mul_(b, group["momentum"])
+            torch._foreach_addcdiv_(b, grads, root)
+            torch._foreach_add_(params, b, alpha=-lr)
+        else:
+            torch._foreach_addcdiv_(params, grads, root, -lr)
+
     def _rule(self, group, w, z, state, t, lr):
         if group["weight_decay"]:
             z = z + group["weight_decay"] * w
@@ -419,11 +479,11 @@ class Adam(_AdaptiveOptimizer):
 
     def _rule(self, group, w, z, state, t, lr):
         decay = group["weight_decay"]
-        if decay and group["decoupled_weight_decay"]:
+        if decay and _is_decoupled(group):
             w = (1 - lr * decay) * w
         elif decay:
             z = z + decay * w
-        beta1, beta2 = group["betas"]
+        beta1, beta2 = map(_scalar, group["betas"])
         hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
         if group["amsgrad"]:
             before = rules.MomentsAndMax(t - 1, *state)
@@ -435,7 +495,7 @@ class Adam(_AdaptiveOptimizer):
     def _update_fused(self, group, params):
         params, grads, *buffers, steps = self._kernel_arguments(group, params)
         m, v, v_max = buffers if group["amsgrad"] else [*buffers, []]
-        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        kernel = torch._fused_adamw_ if _is_decoupled(group) else torch._fused_adam_
         beta1, beta2 = group["betas"]
         kernel(
             params,
@@ -507,6 +567,15 @@ class AdamW(Adam):
             error_if_nonfinite=error_if_nonfinite,
         )
 
+    def _update(self, group, params):
+        # An optimizer that hands over some of its groups, as Muon does, is no AdamW: what it has
+        # is a state.
+        adamw = self
+        if not isinstance(self, AdamW):
+            adamw = AdamW.__new__(AdamW)
+            adamw.state = self.state
+        super(AdamW, adamw)._update(group, params)
+
     def __setstate__(self, state):
         """Restore; whatever it was saved by, this is AdamW."""
         super().__setstate__(state)
@@ -568,7 +637,7 @@ class Lion(_AdaptiveOptimizer):
         return ("exp_avg",)
 
     def _rule(self, group, w, z, state, t, lr):
-        beta1, beta2 = group["betas"]
+        beta1, beta2 = map(_scalar, group["betas"])
         hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
         return rules.lion(w, z, rules.Average(*state), **hyper)
 
@@ -576,6 +645,15 @@ class Lion(_AdaptiveOptimizer):
 def state_dtype(p: Tensor) -> torch.dtype:
     """float32 for parameters of half precision, otherwise p's own type."""
     return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
+
+
+def _scalar(x: float | Tensor) -> float | Tensor:
+    # A tensor of shape (1,) would turn a parameter without dimensions into one with one.
+    return x.squeeze() if isinstance(x, Tensor) else x
+
+
+def _is_decoupled(group: dict) -> bool:
+    return group.get("decoupled_weight_decay", True)  # a group that another optimizer lends
 
 
 def _exact(p: Tensor) -> torch.dtype:
@@ -588,6 +666,10 @@ def _device_of_step(group: dict, p: Tensor) -> torch.device | str:
 
 
 def _check_betas(group: dict) -> None:
+    if len({isinstance(beta, Tensor) for beta in group["betas"]}) > 1:
+        raise ValueError("betas must be either both floats or both Tensors")
     for i, beta in enumerate(group["betas"]):
+        if isinstance(beta, Tensor) and beta.numel() != 1:
+            raise ValueError(f"Tensor betas[{i}] must be 1-element")
         if not 0 <= beta < 1:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta} (it must lie in [0, 1))")

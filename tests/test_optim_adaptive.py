@@ -1,0 +1,420 @@
+"""Adagrad, RMSprop, Adam, AdamW and Lion against torch, optax and the rules."""
+
+import copy
+import io
+import itertools
+import os
+import socket
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+from optimizer_helpers import DEVICES, FLOAT64, advance, assert_same, gradient_like, leaves
+from torch._dynamo.testing import CompileCounter
+from torch.nn.parallel import DistributedDataParallel
+
+from optcore import optim
+
+jax.config.update("jax_enable_x64", True)
+
+on_every_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def grid(**values):
+    return [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
+
+
+BETAS = [(0.9, 0.999), (0.0, 0.5), (0.8, 0.0)]
+SETTINGS = {
+    "Adagrad": grid(
+        lr_decay=[0.0, 0.01],
+        weight_decay=[0.0, 0.05],
+        initial_accumulator_value=[0.0, 0.1],
+        eps=[1e-10, 1e-3],
+        maximize=[False, True],
+    ),
+    "RMSprop": grid(
+        alpha=[0.99, 0.5],
+        weight_decay=[0.0, 0.05],
+        momentum=[0.0, 0.9],
+        centered=[False, True],
+        eps=[1e-8, 1e-3],
+        maximize=[False, True],
+    ),
+    "Adam": grid(
+        betas=BETAS,
+        weight_decay=[0.0, 0.05],
+        eps=[1e-8, 1e-3],
+        amsgrad=[False, True],
+        maximize=[False, True],
+    ),
+    "AdamW": grid(
+        betas=BETAS,
+        weight_decay=[0.0, 0.5],
+        eps=[1e-8, 1e-3],
+        amsgrad=[False, True],
+        maximize=[False, True],
+    ),
+}
+EVERY_SETTING = [(name, options) for name, rows in SETTINGS.items() for options in rows]
+each = pytest.mark.parametrize("name", SETTINGS)
+each_of_ours = pytest.mark.parametrize("name", [*SETTINGS, "Lion"])
+LR = {"Adagrad": 0.1, "RMSprop": 0.01, "Adam": 0.01, "AdamW": 0.01, "Lion": 0.01}
+
+
+def ours(name, params, **options):
+    return getattr(optim, name)(params, **{"lr": LR[name], **options})
+
+
+def theirs(name, params, **options):
+    return getattr(torch.optim, name)(params, **{"lr": LR[name], "foreach": False, **options})
+
+
+def small_gradient(p, t, i=0):
+    """Every third gradient is so small that ε, or rounding, decides."""
+    return gradient_like(p, t, i) * {0: 1e-9, 1: 1.0, 2: 1e-160}[t % 3]
+
+
+@on_every_device
+@pytest.mark.parametrize(("name", "options"), EVERY_SETTING, ids=str)
+def test_is_torch_for_200_steps(name, options, device):
+    paths = [
+        advance(make(name, leaves(device=device), **options), range(1, 201))
+        for make in (ours, theirs)
+    ]
+    assert_same(*paths)
+
+
+@each
+@pytest.mark.parametrize("way", [{"fused": False}, {"foreach": True}], ids=str)
+def test_every_way_is_torch_through_tiny_gradients(name, way):
+    if name == "RMSprop" and "fused" in way:
+        way = {}
+    options = {"weight_decay": 0.05}
+    a = advance(ours(name, leaves(), **options, **way), range(1, 201), gradient=small_gradient)
+    b = advance(ours(name, leaves(), **options), range(1, 201), gradient=small_gradient)
+    c = advance(theirs(name, leaves(), **options), range(1, 201), gradient=small_gradient)
+    assert_same(a, c)
+    assert_same(b, c)
+
+
+@each_of_ours
+def test_pieces_are_the_whole(name, monkeypatch):
+    shapes = [(40, 7), (3,)]
+    way = {} if name in ("RMSprop", "Lion") else {"fused": False}
+    whole = advance(ours(name, leaves(shapes), **way), range(1, 21))
+    monkeypatch.setattr(optim.adaptive, "PIECE", 16)
+    assert_same(advance(ours(name, leaves(shapes), **way), range(1, 21)), whole, rtol=0, atol=0)
+
+
+def optax_path(transform, steps):
+    params = [np.asarray(p.detach()) for p in leaves()]
+    state, path = transform.init(params), []
+    for t in steps:
+        zs = [np.asarray(gradient_like(p, t, i)) for i, p in enumerate(leaves())]
+        updates, state = transform.update(zs, state, params)
+        params = optax.apply_updates(params, updates)
+        path += [torch.from_numpy(np.array(p)) for p in params]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "transform"),
+    [
+        (lambda p: optim.Adam(p, lr=0.01), optax.adam(0.01)),
+        (lambda p: optim.AdamW(p, lr=0.01, weight_decay=0.5), optax.adamw(0.01, weight_decay=0.5)),
+        (lambda p: optim.Lion(p, lr=0.01, weight_decay=0.5), optax.lion(0.01, weight_decay=0.5)),
+        (
+            lambda p: optim.RMSprop(p, lr=0.01, alpha=0.9, momentum=0.5),
+            optax.rmsprop(0.01, decay=0.9, momentum=0.5, eps_in_sqrt=False),
+        ),
+        (
+            lambda p: optim.RMSprop(p, lr=0.01, alpha=0.9, centered=True),
+            optax.rmsprop(0.01, decay=0.9, centered=True, eps_in_sqrt=False),
+        ),
+    ],
+    ids=["adam", "adamw", "lion", "rmsprop", "rmsprop centered"],
+)
+def test_is_optax_for_200_steps(optimizer, transform):
+    steps = range(1, 201)
+    assert_same(advance(optimizer(leaves()), steps), optax_path(transform, steps))
+
+
+@each
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_a_state_dict_moves_between_torch_and_here(name, amsgrad):
+    options = {"weight_decay": 0.05, **({"amsgrad": amsgrad} if "Adam" in name else {})}
+    options |= {"momentum": 0.9, "centered": True} if name == "RMSprop" else {}
+    expected = advance(theirs(name, leaves(), **options), range(1, 31))
+    params, path = leaves(), []
+    state_dict = None
+    for make, steps in [(theirs, range(1, 11)), (ours, range(11, 21)), (theirs, range(21, 31))]:
+        optimizer = make(name, params, **options)
+        if state_dict is not None:
+            file = io.BytesIO()
+            torch.save(state_dict, file)
+            file.seek(0)
+            optimizer.load_state_dict(torch.load(file, weights_only=True))
+        path += advance(optimizer, steps)
+        state_dict = optimizer.state_dict()
+    assert_same(path, expected)
+
+
+@each_of_ours
+def test_resuming_changes_no_bit(name):
+    through = advance(ours(name, leaves()), range(1, 31))
+    params = leaves()
+    first = ours(name, params)
+    path = advance(first, range(1, 16))
+    second = ours(name, params)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert_same(path + advance(second, range(16, 31)), through, rtol=0, atol=0)
+
+
+@each_of_ours
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_state_of_half_precision_is_float32_also_after_loading(name, dtype):
+    params = leaves(dtype=dtype)
+    optimizer = ours(name, params)
+    advance(optimizer, range(1, 6))
+    again = ours(name, params)
+    again.load_state_dict(optimizer.state_dict())
+    for p in params:
+        for key, value in again.state[p].items():
+            assert value.dtype == torch.float32
+            assert torch.equal(value, optimizer.state[p][key])
+            assert key == "step" or value is not optimizer.state[p][key]
+
+
+def test_a_bfloat16_second_moment_keeps_moving():
+    # The gradients fall from 1 to 0.1: v must follow, from 1 to nearly 0.01.
+    def v_after(make):
+        p = torch.zeros(4, dtype=torch.bfloat16, requires_grad=True)
+        optimizer = make([p])
+        for t in range(6000):
+            p.grad = torch.full_like(p, 1.0 if t < 1000 else 0.1)
+            optimizer.step()
+        return optimizer.state[p]["exp_avg_sq"].max().item()
+
+    decayed = 0.01 + (1 - 0.999**1000 - 0.01) * 0.999**5000
+    assert v_after(lambda p: optim.Adam(p)) == pytest.approx(decayed, rel=0.01)
+    assert v_after(lambda p: torch.optim.Adam(p, fused=False)) > 2 * decayed
+
+
+@each_of_ours
+@on_every_device
+def test_any_memory_layout_and_missing_gradients(name, device):
+    def odd(p, t, i):
+        z = gradient_like(p, t, i)
+        if i == 3 and t % 2:
+            return None
+        return z.mT.contiguous().mT if z.ndim > 1 and t % 2 else z
+
+    def layouts():
+        a = torch.arange(20, dtype=FLOAT64, device=device)[::2].detach().requires_grad_()
+        b = torch.arange(12, dtype=FLOAT64, device=device).view(3, 4).T.detach().requires_grad_()
+        return [a, b, *leaves([(4, 3), (2, 2), (0, 3), ()], device=device)]
+
+    peer = theirs if name != "Lion" else lambda name, params: ours(name, params)
+    contiguous = [p.detach().clone().contiguous().requires_grad_() for p in layouts()]
+    params = layouts() if name != "Lion" else contiguous
+    paths = [
+        advance(ours(name, layouts()), range(1, 11), gradient=odd),
+        advance(peer(name, params), range(1, 11), gradient=odd),
+    ]
+    assert_same(*paths)
+
+
+@each
+def test_complex_parameters(name):
+    def gradient(p, t, i):
+        return torch.complex(gradient_like(p.real, t, i), gradient_like(p.real, t, i + 9))
+
+    paths = [
+        advance(make(name, leaves(dtype=torch.complex128)), range(1, 21), gradient=gradient)
+        for make in (ours, theirs)
+    ]
+    assert_same(*paths)
+
+
+def test_adagrad_takes_sparse_gradients():
+    def sparse(p, t, i):
+        values = gradient_like(p.new_empty(3, *p.shape[1:]), t, i)
+        return torch.sparse_coo_tensor([[0, 2, 2]], values, p.shape, check_invariants=False)
+
+    shapes = [(5, 2), (4,)]
+    paths = [
+        advance(make("Adagrad", leaves(shapes)), range(1, 21), gradient=sparse)
+        for make in (ours, theirs)
+    ]
+    assert_same(*paths)
+    p = leaves([(5, 2)])[0]
+    p.grad = sparse(p, 1, 0)
+    with pytest.raises(RuntimeError, match="weight_decay option is not compatible with sparse"):
+        optim.Adagrad([p], weight_decay=0.1).step()
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "Adam", "AdamW", "Lion"])
+def test_sparse_gradients_are_refused(name):
+    p = leaves([(5, 2)])[0]
+    p.grad = torch.ones_like(p).to_sparse()
+    with pytest.raises(RuntimeError, match=f"{name} does not support sparse gradients"):
+        ours(name, [p]).step()
+
+
+@each_of_ours
+def test_lr_as_a_tensor(name):
+    number = advance(ours(name, leaves(), lr=0.25), range(1, 11))
+    for lr in (torch.tensor(0.25), torch.tensor([0.25])):
+        assert_same(advance(ours(name, leaves(), lr=lr), range(1, 11)), number)
+
+
+@each_of_ours
+def test_autograd_notices_the_step(name):
+    p = torch.ones(3, requires_grad=True)
+    loss = (p * p).sum()
+    p.grad = torch.ones_like(p)
+    ours(name, [p]).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@each
+def test_differentiable(name):
+    def loss_after_two_steps(scale):
+        p = (torch.tensor([1.0, -2.0], dtype=FLOAT64)).requires_grad_().clone()
+        optimizer = ours(name, [p], differentiable=True, weight_decay=0.05)
+        for t in range(2):
+            p.grad = scale * torch.tensor([0.3 + t, -0.7], dtype=FLOAT64) ** 2
+            optimizer.step()
+        return p.square().sum()
+
+    scale = torch.tensor(1.3, dtype=FLOAT64, requires_grad=True)
+    (derivative,) = torch.autograd.grad(loss_after_two_steps(scale), scale)
+    difference = (loss_after_two_steps(scale + 1e-6) - loss_after_two_steps(scale - 1e-6)) / 2e-6
+    assert derivative.item() == pytest.approx(difference.item(), rel=1e-4, abs=1e-8)
+
+
+@each_of_ours
+def test_compiled_step_is_the_step_and_a_schedule_does_not_recompile(name):
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    params = leaves()
+    lr = torch.tensor(0.01, dtype=FLOAT64)
+    optimizer = ours(name, params, lr=lr)
+    step = torch.compile(optimizer.step, backend=counter)
+    expected = ours(name, leaves(), lr=0.01)
+    for t in range(1, 9):
+        for i, p in enumerate(params):
+            p.grad = gradient_like(p, t, i)
+        lr.fill_(0.01 / t)
+        if t == 4:  # torch may look twice: before and after there is a state
+            compiled = counter.frame_count
+        step()
+        expected.param_groups[0]["lr"] = 0.01 / t
+        path = advance(expected, [t])
+        assert_same(params, path, rtol=1e-9)
+    assert counter.frame_count == compiled
+
+
+@each_of_ours
+def test_gradient_scaler_and_clipping(name):
+    def train(scaler):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = ours(name, model.parameters())
+        for t in range(5):
+            optimizer.zero_grad()
+            loss = model(torch.full((4, 3), 1.0 + t)).square().mean()
+            scaler.scale(loss).backward()
+            if t == 2 and scaler.is_enabled():
+                model.weight.grad[0, 0] = torch.inf  # this step is skipped
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if t != 2 or scaler.is_enabled():
+                scaler.step(optimizer)
+            scaler.update()
+        return [p.detach().clone() for p in model.parameters()]
+
+    scalers = [torch.amp.GradScaler("cpu", enabled=enabled) for enabled in (True, False)]
+    assert_same(*map(train, scalers), rtol=1e-5, atol=1e-7)
+
+
+def shard(model, name, rank, world):
+    optimizer = ours(name, model.parameters())
+    for t in range(10):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(t), dtype=FLOAT64)
+        optimizer.zero_grad()
+        model(x[rank::world]).square().mean().backward()
+        optimizer.step()
+    return [p.detach().numpy() for p in model.parameters()]
+
+
+def new_model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).double()
+
+
+def worker(rank, port, names, results):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    for name in names:
+        trained = shard(DistributedDataParallel(new_model()), name, rank, 2)
+        if rank == 0:
+            results.put((name, trained))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_are_one():
+    names = [*SETTINGS, "Lion"]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    processes = torch.multiprocessing.start_processes(
+        worker, (port, names, results), nprocs=2, join=False, start_method="spawn"
+    )
+    parallel = dict(results.get() for _ in names)
+    while not processes.join():
+        pass
+    for name in names:
+        for a, b in zip(parallel[name], shard(new_model(), name, 0, 1), strict=True):
+            assert np.abs(a - b).max() <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("Adam", {"lr": -1.0}, "Invalid learning rate: -1.0"),
+        ("Adam", {"lr": torch.ones(2)}, "Tensor lr must be 1-element"),
+        ("Adam", {"eps": -1.0}, "Invalid epsilon value: -1.0"),
+        ("Adam", {"betas": (1.0, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
+        ("AdamW", {"betas": (0.9, -0.1)}, "Invalid beta parameter at index 1: -0.1"),
+        ("AdamW", {"weight_decay": -0.1}, "Invalid weight_decay value: -0.1"),
+        ("Adagrad", {"lr_decay": -0.1}, "Invalid lr_decay value: -0.1"),
+        (
+            "Adagrad",
+            {"initial_accumulator_value": -0.1},
+            "Invalid initial_accumulator_value value: -0.1",
+        ),
+        ("RMSprop", {"alpha": -0.1}, "Invalid alpha value: -0.1"),
+        ("RMSprop", {"momentum": -0.1}, "Invalid momentum value: -0.1"),
+        ("Lion", {"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
+    ],
+)
+def test_bad_hyper_parameters(name, options, text):
+    with pytest.raises(ValueError, match=text):
+        ours(name, leaves(), **options)
+
+
+def test_fused_says_where_it_cannot_be():
+    p = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match="`fused=True` requires"):
+        optim.Adam([p], fused=True).step()
+    with pytest.raises(RuntimeError, match="`fused` excludes"):
+        optim.Adam(leaves(), fused=True, foreach=True)
