@@ -100,6 +100,88 @@ def test_every_way_is_torch_through_tiny_gradients(name, way):
     assert_same(b, c)
 
 
+ALL_OPTIONS = {
+    "Adagrad": {"lr_decay": 0.01, "initial_accumulator_value": 0.1},
+    "RMSprop": {"momentum": 0.9, "centered": True},
+    "Adam": {"amsgrad": True},
+    "AdamW": {"amsgrad": True},
+}
+
+
+@each
+@pytest.mark.parametrize("gradient", [gradient_like, small_gradient], ids=lambda g: g.__name__)
+def test_the_rule_is_torch_with_every_option(name, gradient):
+    options = {**ALL_OPTIONS[name], "weight_decay": 0.05, "maximize": True, "foreach": True}
+    a = advance(ours(name, leaves(), **options), range(1, 201), gradient=gradient)
+    b = advance(theirs(name, leaves(), **options), range(1, 201), gradient=gradient)
+    assert_same(a, b)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Lion"])
+def test_betas_as_tensors(name):
+    betas = (torch.tensor([0.8], dtype=FLOAT64), torch.tensor([0.9], dtype=FLOAT64))
+    for way in [{}, *([] if name == "Lion" else [{"fused": False}])]:
+        numbers = advance(ours(name, leaves(), betas=(0.8, 0.9), **way), range(1, 11))
+        assert_same(advance(ours(name, leaves(), betas=betas, **way), range(1, 11)), numbers)
+    with pytest.raises(ValueError, match="betas must be either both floats or both Tensors"):
+        ours(name, leaves(), betas=(betas[0], 0.9))
+    with pytest.raises(ValueError, match=r"Tensor betas\[1\] must be 1-element"):
+        ours(name, leaves(), betas=(betas[0], torch.tensor([0.8, 0.9])))
+
+
+@each_of_ours
+def test_two_types_in_one_group(name):
+    def mixed():
+        return [*leaves([(3,)]), *leaves([(3,)], dtype=torch.float32)]
+
+    path = advance(ours(name, mixed()), range(1, 6))
+    for i, p in enumerate(mixed()):
+        optimizer = ours(name, [p])
+        alone = advance(
+            optimizer, range(1, 6), gradient=lambda p, t, _, i=i: gradient_like(p, t, i)
+        )
+        assert_same(path[i::2], alone, rtol=1e-6)
+
+
+def test_adagrad_has_a_state_from_the_start():
+    params = leaves()
+    a, b = optim.Adagrad(params, initial_accumulator_value=0.5), torch.optim.Adagrad(params)
+    a.share_memory()
+    assert a.state.keys() == b.state.keys()
+    for p in params:
+        assert a.state[p].keys() == b.state[p].keys()
+        assert a.state[p]["sum"].is_shared()
+        assert (a.state[p]["sum"] == 0.5).all()
+
+
+def test_a_group_that_muon_lends_is_decoupled():
+    expected = advance(optim.AdamW(leaves(), weight_decay=0.5), range(1, 11))
+    for way in ({}, {"fused": False}):
+        optimizer = optim.AdamW(leaves(), weight_decay=0.5, **way)
+        del optimizer.param_groups[0]["decoupled_weight_decay"]
+        assert_same(advance(optimizer, range(1, 11)), expected)
+
+
+def test_loading_keeps_what_a_hook_makes_of_the_state():
+    params = leaves([(3,)], dtype=torch.bfloat16)
+    optimizer = optim.Adam(params)
+    advance(optimizer, range(1, 4))
+    saved = optimizer.state_dict()
+    saved["state"][0]["step"] = 3.0  # as old checkpoints have it
+
+    def doubled(_, state_dict):
+        state = copy.deepcopy(state_dict["state"])
+        state[0]["exp_avg"] *= 2
+        return {**state_dict, "state": state}
+
+    again = optim.Adam(params)
+    again.register_load_state_dict_pre_hook(doubled)
+    again.load_state_dict(saved)
+    assert torch.equal(again.state[params[0]]["exp_avg"], 2 * saved["state"][0]["exp_avg"])
+    advance(again, [4])
+    assert again.state[params[0]]["step"] == 4
+
+
 @each_of_ours
 def test_pieces_are_the_whole(name, monkeypatch):
     shapes = [(40, 7), (3,)]
@@ -228,12 +310,17 @@ def test_any_memory_layout_and_missing_gradients(name, device):
 
 
 @each
-def test_complex_parameters(name):
+@pytest.mark.parametrize("every_option", [False, True])
+def test_complex_parameters(name, every_option):
+    options = ALL_OPTIONS[name] if every_option else {}
+
     def gradient(p, t, i):
         return torch.complex(gradient_like(p.real, t, i), gradient_like(p.real, t, i + 9))
 
     paths = [
-        advance(make(name, leaves(dtype=torch.complex128)), range(1, 21), gradient=gradient)
+        advance(
+            make(name, leaves(dtype=torch.complex128), **options), range(1, 21), gradient=gradient
+        )
         for make in (ours, theirs)
     ]
     assert_same(*paths)
@@ -291,7 +378,13 @@ def test_differentiable(name):
             optimizer.step()
         return p.square().sum()
 
+    p = torch.tensor([1.0, -2.0], dtype=FLOAT64, requires_grad=True)
+    plain = theirs(name, [p], weight_decay=0.05)
+    for t in range(2):
+        p.grad = 1.3 * torch.tensor([0.3 + t, -0.7], dtype=FLOAT64) ** 2
+        plain.step()
     scale = torch.tensor(1.3, dtype=FLOAT64, requires_grad=True)
+    assert_same(loss_after_two_steps(scale).detach(), p.detach().square().sum())
     (derivative,) = torch.autograd.grad(loss_after_two_steps(scale), scale)
     difference = (loss_after_two_steps(scale + 1e-6) - loss_after_two_steps(scale - 1e-6)) / 2e-6
     assert derivative.item() == pytest.approx(difference.item(), rel=1e-4, abs=1e-8)

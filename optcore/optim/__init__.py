@@ -6,6 +6,7 @@ by step, by the tests. `maximize` turns the gradient's sign first.
 
 from optcore.optim.adaptive import Adagrad, Adam, AdamW, Lion, RMSprop
 from optcore.optim.momentum import SGD, HeavyBall, Nesterov
+from optcore.optim.muon import Muon
 
 __all__ = [
     "Adagrad",
@@ -13,6 +14,7 @@ __all__ = [
     "AdamW",
     "HeavyBall",
     "Lion",
+    "Muon",
     "Nesterov",
     "RMSprop",
     "SGD",

@@ -49,12 +49,13 @@ class _AdaptiveOptimizer(CheckedOptimizer):
 
     def _update(self, group, params):
         lists: dict[tuple, list[Tensor]] = {}
+        keys, wants_kernel = self._keys(group), self._wants_kernel(group)
         for p in params:
             if p.grad.is_sparse and self.name:
                 raise RuntimeError(f"{self.name} does not support sparse gradients")
-            state = self._state_of(group, p)
-            buffers = [state[key] for key in self._keys(group)]
-            if self._wants_kernel(group) and can_be_fused(p, *buffers):
+            state = self._state_of(group, p, keys)
+            buffers = [state[key] for key in keys]
+            if wants_kernel and can_be_fused(p, *buffers):
                 lists.setdefault((p.device, p.dtype), []).append(p)
             elif group.get("fused"):
                 raise RuntimeError(
@@ -70,11 +71,11 @@ class _AdaptiveOptimizer(CheckedOptimizer):
         no = group.get("fused") is False or group.get("foreach") or group.get("differentiable")
         return self._has_kernel(group) and not no and not torch.compiler.is_compiling()
 
-    def _state_of(self, group, p) -> dict:
+    def _state_of(self, group, p, keys) -> dict:
         state = self.state[p]
         if "step" in state and not isinstance(state["step"], Tensor):
             state["step"] = torch.tensor(float(state["step"]))  # an old checkpoint has a number
-        for key in self._keys(group):
+        for key in keys:
             if key not in state:
                 state.setdefault("step", torch.zeros((), device=_device_of_step(group, p)))
                 state[key] = torch.full_like(
@@ -132,11 +133,13 @@ class _AdaptiveOptimizer(CheckedOptimizer):
 
     def _kernel_arguments(self, group, params) -> tuple[list, ...]:
         """Count the step; return parameters, gradients, a list for each accumulator, and steps."""
-        for p in params:
-            self.state[p]["step"] = self.state[p]["step"].to(p.device)
-        steps = [self.state[p]["step"] for p in params]
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            if state["step"].device != p.device:
+                state["step"] = state["step"].to(p.device)
+        steps = [state["step"] for state in states]
         torch._foreach_add_(steps, torch.ones(()) if params[0].is_cpu else 1)
-        buffers = [[self.state[p][key] for p in params] for key in self._keys(group)]
+        buffers = [[state[key] for state in states] for key in self._keys(group)]
         return params, [p.grad for p in params], *buffers, steps
 
 
@@ -201,7 +204,7 @@ class Adagrad(_AdaptiveOptimizer):
         super().__init__(params, defaults)
         for group in self.param_groups:  # as in torch, which shares it between processes
             for p in group["params"]:
-                self._state_of(group, p)
+                self._state_of(group, p, self._keys(group))
 
     def share_memory(self) -> None:
         """Move every `sum` to memory that other processes see."""
@@ -343,25 +346,41 @@ class RMSprop(_AdaptiveOptimizer):
         return not group["capturable"]
 
     def _update_fused(self, group, params):
-        # torch has no kernel: whole tensors in place where they are large enough for all cores,
-        # pieces below that; on a GPU all of them at once.
-        params, grads, *buffers, _ = self._kernel_arguments(group, params)
-        if not params[0].is_cpu:
+        params, grads, *buffers, steps = self._kernel_arguments(group, params)
+        if group["momentum"] or group["centered"]:
             self._update_in_place(group, params, grads, *buffers)
             return
-        for tensors in zip(params, grads, *buffers, strict=True):
-            length = PIECE if tensors[0].numel() <= 4 * PIECE else tensors[0].numel()
-            pieces = [x.view(-1).split(max(length, 1)) for x in tensors]
-            for one in zip(*pieces, strict=True):
-                self._update_in_place(group, *([x] for x in one))
+        # torch has no kernel for RMSprop, but v_t / (1−α) = α v_{t−1} / (1−α) + z_t² is Adagrad's
+        # sum, and z / (√v + ε) = (z / √(1−α)) / (√(v / (1−α)) + ε / √(1−α)).
+        (v,), rest = buffers, 1 - group["alpha"]
+        torch._foreach_mul_(v, group["alpha"] / rest)
+        torch._fused_adagrad_(
+            params,
+            grads,
+            v,
+            steps,
+            lr=float(group["lr"]) / rest**0.5,
+            lr_decay=0,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"] / rest**0.5,
+            maximize=group["maximize"],
+        )
+        torch._foreach_mul_(v, rest)
+        torch.autograd.graph.increment_version(params)
 
-    def _update_in_place(self, group, params, grads, v, *optional):
-        """Step with lists of tensors, their gradients and one list for each of `_keys`."""
-        alpha, decay = group["alpha"], group["weight_decay"]
+    def _update_in_place(self, group, *lists):
+        if not lists[0][0].is_cpu:
+            self._update_lists(group, *lists)
+            return
+        for tensors in zip(*lists, strict=True):  # one temporary at a time
+            self._update_lists(group, *([x] for x in tensors))
+
+    def _update_lists(self, group, params, grads, v, *optional):
+        alpha = group["alpha"]
         if group["maximize"]:
             grads = torch._foreach_neg(grads)
-        if decay:
-            grads = torch._foreach_add(grads, params, alpha=decay)
+        if group["weight_decay"]:
+            grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
         torch._foreach_mul_(v, alpha)
         torch._foreach_addcmul_(v, grads, grads, 1 - alpha)
         if group["centered"]:
@@ -566,15 +585,6 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
             error_if_nonfinite=error_if_nonfinite,
         )
-
-    def _update(self, group, params):
-        # An optimizer that hands over some of its groups, as Muon does, is no AdamW: what it has
-        # is a state.
-        adamw = self
-        if not isinstance(self, AdamW):
-            adamw = AdamW.__new__(AdamW)
-            adamw.state = self.state
-        super(AdamW, adamw)._update(group, params)
 
     def __setstate__(self, state):
         """Restore; whatever it was saved by, this is AdamW."""

@@ -66,21 +66,14 @@ def orthogonalize(G, method="newton_schulz", *, steps=5, coefficients=None, eps=
     if not isinstance(G, Tensor) or G.ndim < 2 or not G.is_floating_point():
         kind = f"{tuple(G.shape)} of {G.dtype}" if isinstance(G, Tensor) else type(G).__name__
         raise ValueError(f"G must be a real matrix of shape (…, out, in), got {kind}.")
-    if method not in ("svd", "newton_schulz", "polar_express"):
-        raise ValueError(
-            f"method must be 'svd', 'newton_schulz' or 'polar_express', got {method!r}."
-        )
-    if coefficients is not None and method != "newton_schulz":
-        raise ValueError(f"coefficients go with method='newton_schulz', not {method!r}.")
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps must be a finite number ≥ 0, got {eps}.")
-    if method == "svd":
+    if method == "svd" and coefficients is None:
         return _svd(G)
-    if method == "polar_express":
-        coefficients = _safe_polar_express(_positive(steps))
+    triples = coefficients_of(method, coefficients, steps)
     X = normalized(G, eps)
     X = X.mT if G.shape[-2] > G.shape[-1] else X
-    for a, b, c in coefficients_of_steps(coefficients or QUINTIC, steps):
+    for a, b, c in triples:
         A = X @ X.mT
         X = a * X + (b * A + c * (A @ A)) @ X
     return X.mT if G.shape[-2] > G.shape[-1] else X
@@ -102,15 +95,23 @@ def normalized(G, eps=0.0):
     return X / torch.where(norm == 0, 1, norm)
 
 
-def coefficients_of_steps(coefficients, steps) -> list[tuple[float, float, float]]:
-    """Return one (a, b, c) a step from one triple, or from as many triples as there are steps.
+def coefficients_of(method, coefficients, steps) -> list[tuple[float, float, float]]:
+    """Return the (a, b, c) of every step that `orthogonalize` with these arguments takes.
 
     Raises:
-        ValueError: not triples of finite numbers, or `steps` is not a positive integer.
+        ValueError: an argument is out of range, or not what the method takes.
     """
-    triples = list(coefficients)
-    if not isinstance(triples[0], Sequence):
-        triples = [tuple(triples)] * _positive(steps)
+    if method not in ("svd", "newton_schulz", "polar_express"):
+        raise ValueError(
+            f"method must be 'svd', 'newton_schulz' or 'polar_express', got {method!r}."
+        )
+    if method == "polar_express" and coefficients is None:
+        return list(_safe_polar_express(_positive(steps)))
+    if method != "newton_schulz":
+        raise ValueError(f"coefficients go with method='newton_schulz', not {method!r}.")
+    triples = list(QUINTIC if coefficients is None else coefficients)
+    if not any(isinstance(x, Sequence) for x in triples):
+        triples = [triples] * _positive(steps)
     for triple in triples:
         if len(triple) != 3 or not all(math.isfinite(x) for x in triple):
             raise ValueError(f"coefficients must be finite triples (a, b, c), got {triple}.")

@@ -1,0 +1,342 @@
+"""Muon: the rule of `optcore.rules.muon` in place, matrices of one shape at a time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from optcore.optim.adaptive import AdamW, state_dtype
+from optcore.optim.base import CheckedOptimizer, nonnegative
+from optcore.rules import muon as rules
+
+# Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
+BATCH = {"cpu": 2**20}
+LARGE_BATCH = 2**25
+RESTART = 3  # steps in Gram form, after which rounding has grown enough to start anew
+
+ADAMW = {
+    "lr": 3e-4,
+    "betas": (0.9, 0.95),
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+    "amsgrad": False,
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": None,
+}
+
+
+class Muon(AdamW):
+    r"""`torch.optim.Muon` for matrices and kernels, with an AdamW for the rest if asked.
+
+    $$B_t = \mu B_{t-1} + (1-\mu) z_t, \qquad D_t = (1-\mu) z_t + \mu B_t, \qquad
+      w_{t+1} = w_t - \eta\lambda w_t - \eta\, s \operatorname{orthogonalize}(D_t)$$
+
+    with D_t = B_t unless `nesterov`. The rule is `muon` of `optcore.rules.muon` with `average`. A
+    parameter of three dimensions or more, as the kernel of a convolution, is the matrix (out, all
+    the others), for the scale s too.
+
+    Matrices of one shape are orthogonalized together. Where one side is at least twice the other,
+    three steps run on the Gram matrix X Xᵀ, with fewer products, before X is formed again:
+
+    $$R_0 = X_0 X_0^\top, \qquad P_k = a_k + b_k R_k + c_k R_k^2, \qquad
+      Q_{k+1} = P_k Q_k, \qquad R_{k+1} = P_k R_k P_k, \qquad X_3 = Q_3 X_0$$
+
+    It is the same polynomial; in bfloat16 rounding differs from torch's by a few per cent of a
+    step. Source: Jordan et al. (2024),
+    https://kellerjordan.github.io/posts/muon/.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch. A group with `"algorithm": "adamw"`
+            is AdamW's, with AdamW's arguments; for its defaults see `for_model`.
+        lr: η ≥ 0, a number or a tensor with one element.
+        weight_decay: λ ≥ 0, decoupled; the unadjusted η multiplies it.
+        momentum: μ in [0, 1).
+        nesterov: step along D_t.
+        ns_coefficients: (a, b, c), or one such triple a step, in the place of `ns_steps`.
+        eps: ε ≥ 0; D_t is divided by max(‖D_t‖_F, ε). With 0 no scale is too small.
+        ns_steps: from 1 to 99.
+        adjust_lr_fn: "original" (that is also `None`), "match_rms_adamw", or "rms_to_rms", which
+            torch does not have: the scale s, see `muon` of `optcore.rules.muon`.
+        method: "newton_schulz", or as in `orthogonalize` "polar_express" or "svd", which take no
+            `ns_coefficients`.
+        ns_dtype: the iteration's type; bfloat16 as in torch. `None`: the momentum buffer's.
+        gram: the form above; otherwise one matrix at a time, in torch's order of products, which in
+            bfloat16 gives torch's numbers.
+        error_if_nonfinite: as in `SGD`.
+
+    State: `momentum_buffer`, as in torch, in float32 for parameters of half precision. AdamW's
+        parameters have AdamW's.
+
+    Raises:
+        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
+            parameter is not a real matrix.
+    """
+
+    name = "Muon"
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple = rules.QUINTIC,
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        *,
+        method: str = "newton_schulz",
+        ns_dtype: torch.dtype | None = torch.bfloat16,
+        gram: bool = True,
+        error_if_nonfinite: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "eps": eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+            "method": method,
+            "ns_dtype": ns_dtype,
+            "gram": gram,
+            "error_if_nonfinite": error_if_nonfinite,
+            "algorithm": "muon",
+        }
+        CheckedOptimizer.__init__(self, params, defaults)
+
+    @classmethod
+    def for_model(
+        cls,
+        model: nn.Module,
+        lr: float | Tensor = 1e-3,
+        *,
+        adamw_lr: float | Tensor = ADAMW["lr"],
+        adamw_betas: tuple[float, float] = ADAMW["betas"],
+        adamw_eps: float = ADAMW["eps"],
+        adamw_weight_decay: float = ADAMW["weight_decay"],
+        head: str | tuple[str, ...] | None = None,
+        **options,
+    ) -> Muon:
+        """Send hidden matrices and kernels to Muon, all other parameters to AdamW, in one object.
+
+        Muon takes the parameters of two dimensions and the kernels of `nn.Conv1d`, `Conv2d` and
+        `Conv3d`. AdamW keeps from it all parameters of embeddings, normalizations and heads, and a
+        tensor that serves twice goes to AdamW if one of its places does. Frozen parameters are left
+        out. `routing` shows who got what.
+
+        Args:
+            model: its parameters that require a gradient.
+            lr, options: Muon's arguments.
+            adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: AdamW's.
+            head: names of modules that compute the logits. `None`: the last `nn.Linear` in the
+                order of `model.modules()`; `()`: none.
+
+        Raises:
+            ValueError: a hyper-parameter is out of range, `head` names no module, or no parameter
+                is left for Muon.
+        """
+        kept = _not_for_muon(model, head)
+        kernels = {
+            id(p)
+            for module in model.modules()
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+            for p in module.parameters(recurse=False)
+        }
+        groups: dict[str, list] = {"muon": [], "adamw": []}
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                hidden = p.ndim == 2 or (p.ndim > 2 and id(p) in kernels)
+                groups["muon" if hidden and id(p) not in kept else "adamw"].append((name, p))
+        if not groups["muon"]:
+            raise ValueError("the model has no hidden matrix for Muon: AdamW alone will do")
+        adamw = {
+            "params": groups["adamw"],
+            "algorithm": "adamw",
+            "lr": adamw_lr,
+            "betas": adamw_betas,
+            "eps": adamw_eps,
+            "weight_decay": adamw_weight_decay,
+        }
+        params = [{"params": groups["muon"]}, *([adamw] if groups["adamw"] else [])]
+        return cls(params, lr, **options)
+
+    def routing(self) -> str:
+        """Return a table of the named parameters: algorithm, size, the matrix it is, and name."""
+        lines = []
+        for group in self.param_groups:
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                size = "×".join(map(str, p.shape))
+                if group["algorithm"] == "muon" and p.ndim > 2:
+                    size += " = {}×{}".format(*_matrix_shape(p))
+                lines.append(f"{group['algorithm']:6} {size:22} {name}")
+        return "\n".join(lines)
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Add a group; one of AdamW's gets AdamW's defaults."""
+        if isinstance(param_group, dict) and param_group.get("algorithm") == "adamw":
+            param_group = {**ADAMW, **param_group}
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state):
+        """Restore; a `state_dict` from torch lacks the arguments that are only ours."""
+        CheckedOptimizer.__setstate__(self, state)
+
+    def _check_group(self, group):
+        if group["algorithm"] == "adamw":
+            super()._check_group(group)
+            return
+        if group["algorithm"] != "muon":
+            raise ValueError(f"algorithm must be 'muon' or 'adamw', got {group['algorithm']!r}")
+        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        for key, name in {"lr": "Learning rate", "weight_decay": "weight decay"}.items():
+            if not 0 <= group[key] < math.inf:
+                raise ValueError(f"{name} should be >= 0 but is: {group[key]} (and finite)")
+        if not 0 <= group["momentum"] < 1:
+            raise ValueError(f"momentum should be >= 0 but is: {group['momentum']} (and below 1)")
+        if group["adjust_lr_fn"] not in (None, "original", "match_rms_adamw", "rms_to_rms"):
+            raise ValueError(
+                f"Adjust learning rate function {group['adjust_lr_fn']} is not supported"
+            )
+        nonnegative(group, eps="epsilon")
+        if not group["ns_steps"] < 100:
+            raise ValueError("Number of steps must be less than 100 for computational efficiency")
+        _coefficients(group)
+        for p in group["params"]:
+            if p.is_complex() or not p.is_floating_point():
+                raise TypeError(f"Muon does not support complex parameters, nor {p.dtype}")
+            if p.ndim < 2:
+                raise ValueError(
+                    "Muon only supports parameters of two dimensions or more whereas we found a "
+                    f"parameter with size: {p.size()} (Muon.for_model sends such to AdamW)"
+                )
+
+    def _update(self, group, params):
+        if group["algorithm"] == "adamw":
+            super()._update(group, params)
+            return
+        alike: dict[tuple, list[Tensor]] = {}
+        for p in params:
+            if p.grad.is_sparse:
+                raise RuntimeError("Muon does not support sparse gradients")
+            alike.setdefault((_matrix_shape(p), p.dtype, p.device), []).append(p)
+        for (shape, _, _), same in alike.items():
+            entries = BATCH.get(same[0].device.type, LARGE_BATCH)
+            size = max(1, entries // max(1, math.prod(shape)))
+            for start in range(0, len(same), size):
+                self._update_batch(group, shape, same[start : start + size])
+
+    def _update_batch(self, group, shape, params):
+        first = params[0]
+        dtype = group["ns_dtype"] or state_dtype(first)
+        D = torch.empty(len(params), *shape, dtype=dtype, device=first.device)
+        for d, p in zip(D, params, strict=True):
+            d.copy_(self._direction(group, p).reshape(shape))
+        directions = _orthogonalized(group, D)
+        scale = rules.scale(shape, group["adjust_lr_fn"] or "original")
+        for O, p in zip(directions, params, strict=True):  # noqa: E741
+            _descend(p, O.reshape(p.shape), group["lr"], group["weight_decay"], scale)
+
+    def _direction(self, group, p):
+        z = p.grad.to(state_dtype(p))
+        state, mu = self.state[p], group["momentum"]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(z, memory_format=torch.preserve_format)
+        B = state["momentum_buffer"].lerp_(z, 1 - mu)
+        return z.lerp(B, mu) if group["nesterov"] else B
+
+
+def _orthogonalized(group: dict, D: Tensor) -> Tensor:
+    if group["method"] == "svd":
+        return rules.orthogonalize(D, "svd")
+    if group["eps"]:
+        # Each norm by itself, as torch rounds it. D is ours: no copy.
+        D.div_(torch.stack([d.norm() for d in D]).clamp(min=group["eps"])[:, None, None])
+    else:
+        D = rules.normalized(D)
+    steps = _coefficients(group)
+    if group["gram"]:
+        return gram_iteration(D, steps)
+    return torch.stack([iteration(d, steps) for d in D])
+
+
+def _coefficients(group: dict) -> list[tuple[float, float, float]]:
+    method, given = group["method"], group["ns_coefficients"]
+    if method in ("svd", "polar_express") and given == rules.QUINTIC:
+        given = None  # torch's default, which is no wish
+    if method == "svd" and given is None:
+        return []
+    return rules.coefficients_of(method, given, group["ns_steps"])
+
+
+def iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
+    """X ← aX + (bA + cA²)X with A = XXᵀ, for each (a, b, c); on Xᵀ if X is tall."""
+    if X.shape[0] > X.shape[1]:
+        return iteration(X.mT, steps).mT
+    for a, b, c in steps:
+        A = X @ X.mT
+        A = torch.addmm(A, A, A, beta=b, alpha=c)
+        X = torch.addmm(X, A, X, beta=a)
+    return X
+
+
+def gram_iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
+    """Do the same by products of XXᵀ, `RESTART` steps at a time where that is shorter.
+
+    Three steps take 12a + 6 times m³ operations in `iteration` and 4a + 18 here, a = n/m. One step
+    takes as many in both forms; but with a on the diagonal of P, X need not be copied.
+    """
+    tall = X.shape[1] > X.shape[2]
+    m, n = sorted(X.shape[1:])
+    block = RESTART if n >= 2 * m else 1
+    for start in range(0, len(steps), block):
+        R = torch.bmm(X.mT, X) if tall else torch.bmm(X, X.mT)
+        Q, last = None, min(start + block, len(steps)) - 1
+        for k, (a, b, c) in enumerate(steps[start : last + 1], start):
+            P = torch.baddbmm(R, R, R, beta=b, alpha=c)
+            P.diagonal(dim1=1, dim2=2).add_(a)
+            Q = P if Q is None else torch.bmm(P, Q)
+            if k < last:
+                R = torch.bmm(P, torch.bmm(R, P))
+        # `@` would copy a transposed operand.
+        X = torch.bmm(X, Q.mT) if tall else torch.bmm(Q, X)
+    return X
+
+
+def _descend(p: Tensor, O: Tensor, lr, decay: float, scale: float) -> None:  # noqa: E741
+    if isinstance(lr, Tensor) and torch.compiler.is_compiling():
+        lr = lr.squeeze()  # reading it would break the graph
+        p.mul_(1 - lr * decay).sub_(lr * scale * O.to(state_dtype(p)))
+    else:
+        p.mul_(1 - float(lr) * decay).add_(O, alpha=-float(lr) * scale)
+
+
+def _matrix_shape(p: Tensor) -> tuple[int, int]:
+    return p.shape[0], math.prod(p.shape[1:])
+
+
+def _not_for_muon(model: nn.Module, head: str | tuple[str, ...] | None) -> set[int]:
+    modules = dict(model.named_modules())
+    if head is None:
+        heads = [m for m in modules.values() if isinstance(m, nn.Linear)][-1:]
+    else:
+        names = (head,) if isinstance(head, str) else tuple(head)
+        unknown = [name for name in names if name not in modules]
+        if unknown:
+            raise ValueError(f"head names no module of the model: {', '.join(unknown)}")
+        heads = [modules[name] for name in names]
+    others = [
+        m
+        for m in modules.values()
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm))
+    ]
+    return {id(p) for module in [*heads, *others] for p in module.parameters()}

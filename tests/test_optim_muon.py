@@ -1,0 +1,522 @@
+"""Muon against torch.optim.Muon and the rule, and against all that an Optimizer owes."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from optimizer_helpers import FLOAT64, advance, assert_same, leaves
+from torch import nn
+
+from optcore import optim
+from optcore.optim.muon import gram_iteration, iteration
+from optcore.rules import muon as rules
+
+# Two alike, tall, wide, not square enough for the Gram form, a row, a column.
+SHAPES = ((16, 16), (16, 16), (32, 8), (8, 32), (10, 7), (1, 5), (5, 1))
+OPTIONS = [
+    {},
+    {"nesterov": False},
+    {"momentum": 0.0},
+    {"weight_decay": 0.0, "lr": 0.02},
+    {"adjust_lr_fn": "original"},
+    {"adjust_lr_fn": "match_rms_adamw", "momentum": 0.9},
+    {"ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 3},
+    {"lr": torch.tensor(1e-3)},
+]
+over_options = pytest.mark.parametrize("options", OPTIONS, ids=str)
+both_forms = pytest.mark.parametrize("gram", [True, False])
+
+
+def in_float64(params, **options):
+    return optim.Muon(params, ns_dtype=None, **options)
+
+
+def small_cnn():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 10)
+    )
+
+
+class Transformer(nn.Module):
+    """Two layers of attention and an MLP, with a head tied to the embedding or not."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.position = nn.Parameter(torch.zeros(1, 5, 8))
+        self.layers = nn.Sequential(*(nn.TransformerEncoderLayer(8, 2, 16, 0.0) for _ in range(2)))
+        self.norm = nn.LayerNorm((5, 8))
+        self.head = nn.Linear(8, 11, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, x):
+        return self.head(self.norm(self.layers(self.embedding(x) + self.position)))
+
+
+# --- the numbers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+@over_options
+def test_torchs_order_of_products_gives_torchs_numbers(options, dtype):
+    # The same bfloat16 arithmetic, to the bit on the machines tried; 1e-6 is promised.
+    ours = advance(optim.Muon(leaves(SHAPES, dtype), gram=False, **options), range(30))
+    theirs = advance(torch.optim.Muon(leaves(SHAPES, dtype), **options), range(30))
+    assert_same(ours, theirs, rtol=0, atol=1e-6)
+
+
+@over_options
+def test_the_gram_form_differs_by_the_rounding_of_bfloat16(options):
+    params = [leaves(SHAPES, torch.float32) for _ in range(3)]
+    advance(optim.Muon(params[0], **options), range(1, 2))
+    advance(torch.optim.Muon(params[1], **options), range(1, 2))
+    advance(optim.Muon(params[2], **{**options, "ns_dtype": FLOAT64}), range(1, 2))
+    # Each product rounds by 2⁻⁹, each step of the quintic at most doubles what was there of it
+    # near one: theirs are 15 products, ours 18 with those of R.
+    for ours, theirs, exact, w in zip(*params, leaves(SHAPES, torch.float32), strict=True):
+        length = (exact - w).norm()
+        assert (theirs - exact).norm() <= 15 * 2**-8 * length
+        assert (ours - exact).norm() <= 18 * 2**-8 * length
+
+
+@pytest.mark.parametrize("method", ["newton_schulz", "polar_express", "svd"])
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw", "rms_to_rms"])
+@pytest.mark.parametrize("nesterov, decay", [(True, 0.1), (False, 0.0)])
+@both_forms
+def test_200_steps_in_float64_are_the_rules(method, adjust, nesterov, decay, gram):
+    shapes = ((6, 6), (6, 6), (8, 3), (2, 7))
+    optimizer = in_float64(
+        leaves(shapes),
+        lr=0.02,
+        weight_decay=decay,
+        nesterov=nesterov,
+        eps=0.0,
+        method=method,
+        adjust_lr_fn=adjust,
+        gram=gram,
+    )
+    gradients, states = [], [None] * len(shapes)
+
+    def gradient(p, t, i):
+        generator = torch.Generator().manual_seed(1000 * i + t)
+        z = torch.randn(p.shape, generator=generator, dtype=FLOAT64)
+        gradients.append((1e-8 if t % 7 == 0 else 1.0) * z)
+        return gradients[-1].clone()
+
+    path = advance(optimizer, range(200), gradient)
+    expected = [w.detach() for w in leaves(shapes)]
+    for k, z in enumerate(gradients):
+        i = k % len(shapes)
+        expected[i], states[i] = rules.muon(
+            expected[i],
+            z,
+            states[i],
+            lr=0.02,
+            weight_decay=decay,
+            nesterov=nesterov,
+            method=method,
+            adjust=adjust,
+            average=True,
+        )
+        assert_same(path[k], expected[i], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 8), (8, 3), (2, 40), (5, 9)], ids=str)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7])
+def test_both_forms_are_one_polynomial(shape, steps):
+    X = torch.randn(3, *shape, dtype=FLOAT64, generator=torch.Generator().manual_seed(0))
+    X = rules.normalized(X)
+    triples = rules.coefficients_of("newton_schulz", None, steps)
+    expected = rules.orthogonalize(X, steps=steps)
+    one_by_one = torch.stack([iteration(x, triples) for x in X])
+    torch.testing.assert_close(one_by_one, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gram_iteration(X, triples), expected, rtol=0, atol=1e-12)
+    in_order = rules.coefficients_of("polar_express", None, steps)
+    torch.testing.assert_close(
+        gram_iteration(X, in_order),
+        rules.orthogonalize(X, "polar_express", steps=steps),
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+@both_forms
+def test_small_batches_change_nothing(monkeypatch, gram):
+    whole = advance(in_float64(leaves(SHAPES), gram=gram), range(3))
+    monkeypatch.setitem(optim.muon.BATCH, "cpu", 1)
+    assert_same(advance(in_float64(leaves(SHAPES), gram=gram), range(3)), whole)
+
+
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw", "rms_to_rms"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_is_a_matrix(adjust, memory_format):
+    (flat,) = leaves(((24, 2 * 3 * 3),))
+    kernel = flat.detach().clone().reshape(24, 2, 3, 3)
+    kernel = kernel.to(memory_format=memory_format).requires_grad_()
+
+    def gradient(p, t, i):
+        z = torch.randn(24, 18, dtype=FLOAT64, generator=torch.Generator().manual_seed(t))
+        z = z.reshape(p.shape)
+        return z.to(memory_format=memory_format) if p.ndim == 4 else z
+
+    options = {"lr": 0.02, "adjust_lr_fn": adjust}
+    kernels = advance(in_float64([kernel], **options), range(5), gradient)
+    matrices = advance(in_float64([flat], **options), range(5), gradient)
+    assert_same([k.reshape(24, 18) for k in kernels], matrices)
+
+
+def test_a_tiny_gradient_moves_as_far_without_eps():
+    def tiny(p, t, i):
+        generator = torch.Generator().manual_seed(i)
+        return 1e-30 * torch.randn(p.shape, generator=generator).to(p)
+
+    shapes = ((6, 9),)
+    for eps, far in ((0.0, True), (1e-7, False)):
+        before = leaves(shapes, torch.float32)[0].detach()
+        optimizer = optim.Muon(leaves(shapes, torch.float32), 0.1, 0.0, eps=eps)
+        moved = advance(optimizer, range(1), tiny)[0] - before
+        assert bool(moved.norm() > 0.1) is far
+
+
+def test_a_zero_gradient_leaves_the_decay():
+    params = leaves(SHAPES)
+    before = [p.detach().clone() for p in params]
+    after = advance(
+        optim.Muon(params, 0.1, 0.5, eps=0.0), range(1), lambda p, t, i: torch.zeros_like(p)
+    )
+    assert_same(after, [0.95 * p for p in before])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_parameters_have_a_float32_buffer(dtype):
+    optimizer = optim.Muon(leaves(SHAPES, dtype), lr=0.02)
+    advance(optimizer, range(3))
+    assert {s["momentum_buffer"].dtype for s in optimizer.state.values()} == {torch.float32}
+    again = optim.Muon(leaves(SHAPES, dtype), lr=0.02)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for a, b in zip(again.state.values(), optimizer.state.values(), strict=True):
+        assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
+        assert a["momentum_buffer"].dtype is torch.float32
+
+
+def test_parameters_without_gradient_stay_and_hold_no_state():
+    params = leaves(((4, 4), (4, 4)))
+    optimizer = in_float64(params)
+    before = params[1].detach().clone()
+    params[0].grad = torch.ones_like(params[0])
+    optimizer.step()
+    assert torch.equal(params[1], before)
+    assert list(optimizer.state) == [params[0]]
+
+
+def test_the_buffer_is_not_the_gradient_even_without_momentum():
+    params = leaves(((4, 4),))
+    optimizer = optim.Muon(params, momentum=0.0, nesterov=False)
+    advance(optimizer, range(2))  # looks at it
+
+
+# --- checkpoints
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+def test_a_run_moves_to_torch_and_back(dtype):
+    makers = [torch.optim.Muon, lambda p: optim.Muon(p, gram=False)]
+    whole = advance(torch.optim.Muon(leaves(SHAPES, dtype)), range(12))
+    for first, second in (makers, makers[::-1]):
+        params = leaves(SHAPES, dtype)
+        optimizer, path = first(params), []
+        for k, maker in enumerate((first, second, first)):
+            if k:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = maker(params)
+                optimizer.load_state_dict(state)
+            path += advance(optimizer, range(4 * k, 4 * k + 4))
+        assert_same(path, whole, rtol=0, atol=1e-6)
+
+
+def test_a_routed_run_resumes_to_the_bit():
+    def train(model, optimizer, steps):
+        for t in steps:
+            x = torch.randint(11, (5, 4), generator=torch.Generator().manual_seed(t))
+            optimizer.zero_grad()
+            model(x.T).square().mean().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    model = Transformer(tied=True)
+    twin = copy.deepcopy(model)
+    optimizer = optim.Muon.for_model(model, 0.02)
+    train(model, optimizer, range(6))
+    half = optim.Muon.for_model(twin, 0.02)
+    train(twin, half, range(3))
+    file = io.BytesIO()
+    torch.save({"model": twin.state_dict(), "optimizer": half.state_dict()}, file)
+    file.seek(0)
+    kept = torch.load(file)
+    resumed = Transformer(tied=True)
+    resumed.load_state_dict(kept["model"])
+    rest = optim.Muon.for_model(resumed, 0.7)
+    rest.load_state_dict(kept["optimizer"])
+    train(resumed, rest, range(3, 6))
+    for a, b in zip(resumed.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_deep_copy_goes_on_alike():
+    optimizer = in_float64(leaves(SHAPES))
+    advance(optimizer, range(3))
+    twin = copy.deepcopy(optimizer)
+    assert_same(advance(twin, range(3, 6)), advance(optimizer, range(3, 6)))
+
+
+# --- routing
+
+
+def names(optimizer):
+    return {g["algorithm"]: set(g["param_names"]) for g in optimizer.param_groups}
+
+
+def test_routing_of_a_cnn():
+    optimizer = optim.Muon.for_model(small_cnn())
+    assert names(optimizer)["muon"] == {"0.weight", "3.weight"}
+    assert names(optimizer)["adamw"] == {
+        "0.bias", "1.weight", "1.bias", "3.bias", "4.weight", "4.bias"
+    }  # fmt: skip
+    assert "muon   4×1×3×3 = 4×9          0.weight" in optimizer.routing().splitlines()
+    assert "adamw  10×8                   4.weight" in optimizer.routing().splitlines()
+    assert len(optimizer.routing().splitlines()) == 8
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_routing_of_a_transformer(tied):
+    model = Transformer(tied)
+    hidden = {
+        f"layers.{i}.{name}"
+        for i in range(2)
+        for name in (
+            "self_attn.in_proj_weight",
+            "self_attn.out_proj.weight",
+            "linear1.weight",
+            "linear2.weight",
+        )
+    }
+    optimizer = optim.Muon.for_model(model)
+    assert names(optimizer)["muon"] == hidden
+    assert names(optimizer)["adamw"] == {n for n, _ in model.named_parameters()} - hidden
+    assert {"embedding.weight", "position", "norm.weight"} <= names(optimizer)["adamw"]
+
+
+def test_heads_by_name_and_frozen_parameters():
+    model = small_cnn()
+    model[0].requires_grad_(False)
+    chosen = names(optim.Muon.for_model(model, head="3"))
+    assert chosen["muon"] == {"4.weight"}
+    assert not {"0.weight", "0.bias"} & chosen["adamw"]
+    assert names(optim.Muon.for_model(model, head=()))["muon"] == {"3.weight", "4.weight"}
+    with pytest.raises(ValueError, match="head names no module of the model: tail"):
+        optim.Muon.for_model(model, head=("4", "tail"))
+    with pytest.raises(ValueError, match="no hidden matrix"):
+        optim.Muon.for_model(nn.Linear(3, 4))
+
+
+def test_a_kernel_that_is_transposed_goes_to_adamw():
+    model = nn.Sequential(nn.ConvTranspose2d(2, 3, 3), nn.Linear(3, 3, bias=False), nn.Linear(3, 2))
+    assert names(optim.Muon.for_model(model))["muon"] == {"1.weight"}
+    alone = nn.Sequential(nn.Linear(3, 3, bias=False))
+    assert names(optim.Muon.for_model(alone, head=())) == {"muon": {"0.weight"}}
+
+
+def test_each_part_steps_as_it_would_alone():
+    torch.manual_seed(0)
+    model = small_cnn().double()
+    twin = copy.deepcopy(model)
+    together = optim.Muon.for_model(
+        model, 0.02, adamw_lr=1e-2, adamw_betas=(0.8, 0.9), adamw_eps=1e-6,
+        adamw_weight_decay=0.2, momentum=0.9, ns_dtype=None,
+    )  # fmt: skip
+    parts = dict(twin.named_parameters())
+    muon = in_float64([parts.pop("0.weight"), parts.pop("3.weight")], lr=0.02, momentum=0.9)
+    adamw = torch.optim.AdamW(parts.values(), lr=1e-2, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.2)
+    for t in range(5):
+        for (_, p), (_, q) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(t)).double()
+            q.grad = p.grad.clone()
+        for optimizer in (together, muon, adamw):
+            optimizer.step()
+    assert_same(list(model.parameters()), list(twin.parameters()))
+
+
+def test_the_defaults_of_an_adamw_group():
+    params = leaves(((3, 3), (3,)))
+    optimizer = optim.Muon([{"params": params[:1]}, {"params": params[1:], "algorithm": "adamw"}])
+    muon, adamw = optimizer.param_groups
+    assert (muon["lr"], adamw["lr"], adamw["betas"], adamw["eps"]) == (
+        1e-3,
+        3e-4,
+        (0.9, 0.95),
+        1e-8,
+    )
+    advance(optimizer, range(2))
+    assert set(optimizer.state[params[0]]) == {"momentum_buffer"}
+    assert set(optimizer.state[params[1]]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lr": -1.0}, "Learning rate should be >= 0 but is: -1.0"),
+        ({"lr": math.nan}, "Learning rate should be >= 0 but is: nan"),
+        ({"lr": torch.ones(2)}, "Tensor lr must be 1-element"),
+        ({"momentum": -0.1}, "momentum should be >= 0 but is: -0.1"),
+        ({"momentum": 1.0}, "momentum should be >= 0 but is: 1.0"),
+        ({"weight_decay": -0.1}, "weight decay should be >= 0 but is: -0.1"),
+        ({"adjust_lr_fn": "keller"}, "Adjust learning rate function keller is not supported"),
+        ({"eps": -1.0}, "Invalid epsilon value"),
+        ({"ns_steps": 100}, "Number of steps must be less than 100"),
+        ({"ns_steps": 0}, "steps must be a positive integer"),
+        ({"ns_coefficients": (1.0, 2.0)}, "triples"),
+        ({"method": "qr"}, "method must be"),
+        ({"method": "svd", "ns_coefficients": (1.0, 2.0, 3.0)}, "go with"),
+    ],
+)
+def test_hyper_parameters_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        optim.Muon(leaves(SHAPES), **options)
+    theirs = {"lr", "momentum", "weight_decay", "adjust_lr_fn"}
+    if set(options) <= theirs and message.count("nan") + (options.get("momentum") == 1.0) == 0:
+        with pytest.raises(ValueError, match=message):
+            torch.optim.Muon(leaves(SHAPES), **options)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)], ids=str)
+def test_vectors_are_refused_and_the_way_out_named(shape):
+    with pytest.raises(ValueError, match=r"two dimensions or more .*Muon\.for_model"):
+        optim.Muon(leaves(((2, 2), shape)))
+
+
+def test_other_types_groups_and_sparse_gradients_are_refused():
+    with pytest.raises(TypeError, match="complex"):
+        optim.Muon([torch.zeros(2, 2, dtype=torch.complex64, requires_grad=True)])
+    with pytest.raises(ValueError, match="algorithm must be"):
+        optim.Muon([{"params": leaves(((2, 2),)), "algorithm": "sgd"}])
+    (p,) = leaves(((2, 2),))
+    p.grad = torch.eye(2, dtype=FLOAT64).to_sparse()
+    with pytest.raises(RuntimeError, match="Muon does not support sparse gradients"):
+        optim.Muon([p]).step()
+
+
+def test_error_if_nonfinite():
+    (p,) = leaves(((2, 2),))
+    p.grad = torch.full_like(p, math.nan)
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        optim.Muon([p], error_if_nonfinite=True).step()
+    assert torch.equal(p, before)
+
+
+# --- the company that an optimizer keeps
+
+
+def test_a_schedule_moves_both_parts():
+    model = small_cnn()
+    optimizer = optim.Muon.for_model(model, 0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5**t)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 1.5e-4]
+
+
+def test_a_grad_scaler_and_clipping():
+    def step(scaled):
+        params = leaves(((4, 4),), torch.float32)
+        optimizer = optim.Muon(params, 0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
+        scaler.scale((params[0] ** 2).sum()).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(params, 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        return params
+
+    assert_same(step(True), step(False), rtol=0, atol=1e-6)
+
+
+def test_a_closure_is_called_with_gradients():
+    (p,) = leaves(((3, 4),))
+    optimizer = optim.Muon([p])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (p**2).sum()
+        loss.backward()
+        return loss
+
+    before = (p**2).sum().item()
+    assert optimizer.step(closure).item() == pytest.approx(before)
+    assert p.grad is not None
+
+
+def test_compiled_with_a_schedule_it_compiles_once():
+    torch._dynamo.reset()
+    params = leaves(((4, 4), (8, 3)), torch.float32)
+    rate = torch.tensor(0.1)
+    optimizer = optim.Muon(params, lr=rate, ns_dtype=torch.float32)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()  # the buffers are there before the compiler looks
+    plain = [p.detach().clone().requires_grad_() for p in params]
+    twin = optim.Muon(plain, lr=rate.clone(), ns_dtype=torch.float32)
+    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    compiled = torch.compile(optimizer.step, backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for t in range(4):
+            for p, q in zip(params, plain, strict=True):
+                p.grad.fill_(1.0 + t).add_(p.detach())
+                q.grad = p.grad.clone()
+            for group in (optimizer.param_groups[0], twin.param_groups[0]):
+                group["lr"].fill_(0.1 / (t + 1))
+            compiled()
+            twin.step()
+    assert_same(params, plain, rtol=1e-5, atol=1e-6)
+
+
+def _worker(rank, file, results):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    model = small_cnn().double()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    optimizer = optim.Muon.for_model(model, 0.02, ns_dtype=None)
+    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    model.eval()  # the statistics of a batch would differ between the halves
+    for _ in range(3):
+        optimizer.zero_grad()
+        wrapped(x[4 * rank : 4 * rank + 4]).square().mean().backward()
+        optimizer.step()
+    torch.save([p.detach() for p in model.parameters()], f"{results}{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_step_as_one(tmp_path):
+    results = str(tmp_path / "result")
+    torch.multiprocessing.spawn(_worker, (str(tmp_path / "rendezvous"), results), nprocs=2)
+    torch.manual_seed(0)
+    model = small_cnn().double()
+    optimizer = optim.Muon.for_model(model, 0.02, ns_dtype=None)
+    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    model.eval()
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    for rank in range(2):
+        assert_same(torch.load(f"{results}{rank}"), [p.detach() for p in model.parameters()])
