@@ -122,7 +122,6 @@ MUTANTS = {
         ('if key != "step" and state_dtype(p) is not p.dtype', "if False"),
         ('in loaded["state"].get', 'in state_dict["state"].get'),
         ("if p.grad.is_sparse and self.name", "if False"),
-        ("lists.setdefault((p.device, p.dtype), [])", "lists.setdefault(p.device, [])"),
         ("if wants_kernel and can_be_fused", "if wants_kernel or can_be_fused"),
         ("dtype=state_dtype(p),", "dtype=p.dtype,"),
         ("self._initial(group, p),", "0.0,"),
@@ -168,7 +167,7 @@ MUTANTS = {
         ("z = z + decay * w", "z = z - decay * w"),
         ("MomentsAndMax(t - 1, *state)", "MomentsAndMax(t, *state)"),
         ("Moments(t - 1, *state)", "Moments(t, *state)"),
-        ('form="torch"', 'form="optax"'),
+        ('before, form="torch"', 'before, form="optax"'),
         ("torch._fused_adamw_ if _is", "torch._fused_adam_ if _is"),
         ('amsgrad=group["amsgrad"],\n            maximize', "amsgrad=False,\n            maximize"),
         (

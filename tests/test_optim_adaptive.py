@@ -162,6 +162,14 @@ def test_a_group_that_muon_lends_is_decoupled():
         assert_same(advance(optimizer, range(1, 11)), expected)
 
 
+def test_adamw_stays_adamw_whatever_it_loads():
+    expected = advance(optim.AdamW(leaves(), weight_decay=0.5), range(1, 11))
+    for package in (optim, torch.optim):
+        optimizer = optim.AdamW(leaves())
+        optimizer.load_state_dict(package.Adam(leaves(), weight_decay=0.5).state_dict())
+        assert_same(advance(optimizer, range(1, 11)), expected)
+
+
 def test_loading_keeps_what_a_hook_makes_of_the_state():
     params = leaves([(3,)], dtype=torch.bfloat16)
     optimizer = optim.Adam(params)
