@@ -545,11 +545,8 @@ class AdamW(Adam):
     arXiv:1711.05101, in torch's convention: the whole rate multiplies λ.
 
     Args:
-        params, lr, betas, eps, amsgrad, maximize, foreach, capturable, differentiable, fused,
-            error_if_nonfinite: as in `Adam`.
-        weight_decay: λ ≥ 0; ηλ is the share of w that a step takes away.
-
-    State and errors: as in `Adam`.
+        weight_decay: λ ≥ 0; ηλ is the share of w that a step takes away. All other arguments,
+            the state and the errors are those of `Adam`.
     """
 
     name = "AdamW"

@@ -24,7 +24,7 @@ SAFETY = 1.01
 """How far above its interval `orthogonalize` lets rounding put a singular value."""
 
 REMEZ_STEPS = 20
-"""The exchange converges quadratically: six are enough."""
+"""More than enough, since the exchange converges quadratically."""
 
 
 class Buffer(NamedTuple):
