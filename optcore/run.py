@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import trange
 
-from optcore.schedules import Schedule, constant
+from optcore.schedules import Schedule
 
 PROGRESS_AFTER_S = 10
 
@@ -104,7 +104,7 @@ def run(
             f"w has shape {tuple(w.shape)}: it must end in the problem's "
             f"{tuple(problem.start.shape)}."
         )
-    schedule = lr if callable(lr) else (lambda t: lr) if isinstance(lr, Tensor) else constant(lr)
+    schedule = lr if callable(lr) else (lambda t: lr)
     recorded = _record_times(steps, every)
     history, spent, state = History(w), problem.evaluations, None
 
