@@ -1,6 +1,6 @@
 r"""Learning-rate schedules: pure functions of the step number t = 1, 2, … of the meta-algorithm.
 
-Most are factors, 1 at their peak; `product(lr, schedule)` makes a rate of one. `inverse_time` is a
+Most are factors, 1 at their peak; `multiply(lr, schedule)` makes a rate of one. `inverse_time` is a
 rate by itself. At step t a schedule that decays has seen t − 1 updates, as in torch, whose epoch
 is e = t − 1; a warm-up is at t / W, so that no step is lost on a rate of zero.
 """
@@ -213,8 +213,8 @@ def compose(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedul
     return _from_step_one(composed)
 
 
-def product(*factors: float | Schedule) -> Schedule:
-    r"""Multiply schedules and numbers: `product(lr, warm_up(100), power(0.5))`.
+def multiply(*factors: float | Schedule) -> Schedule:
+    r"""Multiply schedules and numbers: `multiply(lr, warm_up(100), power(0.5))`.
 
     Raises:
         ValueError: a number is negative or not finite.

@@ -22,7 +22,7 @@ from optcore.rules.momentum import (
     sgd,
 )
 from optcore.run import run
-from optcore.schedules import power, product
+from optcore.schedules import multiply, power
 
 WITH_MOMENTUM = (
     heavy_ball,
@@ -250,7 +250,7 @@ def test_forms_agree_on_a_network():
 @pytest.mark.parametrize("forms", [HEAVY_BALLS, NESTEROVS], ids=["heavy ball", "nesterov"])
 def test_with_a_schedule_the_forms_part(forms):
     problem = Quadratic([1.0, 0.1], noise=0.1)
-    paths = [path(problem, rule, seed=0, lr=product(0.3, power(0.5)), beta=0.9) for rule in forms]
+    paths = [path(problem, rule, seed=0, lr=multiply(0.3, power(0.5)), beta=0.9) for rule in forms]
     for i, one in enumerate(paths):
         assert not any(same(one, other, 1e-3) for other in paths[:i])
 
@@ -289,7 +289,7 @@ def test_evaluations_of_a_step(rule):
 @every_momentum_rule
 def test_without_momentum_every_rule_is_sgd(rule):
     problem = Quadratic([1.0, 0.3], noise=0.5)
-    arguments = {"seed": 1, "lr": product(0.2, power(0.5))}
+    arguments = {"seed": 1, "lr": multiply(0.2, power(0.5))}
     assert same(path(problem, rule, beta=0.0, **arguments), path(problem, sgd, **arguments))
 
 

@@ -15,8 +15,8 @@ from optcore.schedules import (
     inverse_time,
     lambda_lr,
     linear,
+    multiply,
     power,
-    product,
     step_decay,
     warm_up,
     warm_up_stable_decay,
@@ -59,9 +59,9 @@ from optcore.schedules import (
         (compose([constant(2), power(1), constant(7)], [1, 3]), [2, 1, 1 / 2, 7]),
         (compose([constant(2), power(1)], [0]), [1, 1 / 2, 1 / 3, 1 / 4]),
         (compose([power(1)], []), [1, 1 / 2, 1 / 3, 1 / 4]),
-        (product(), [1, 1, 1, 1]),
-        (product(6, power(1), 0.5), [3, 3 / 2, 1, 3 / 4]),
-        (product(power(1), warm_up(2)), [1 / 2, 1 / 2, 1 / 3, 1 / 4]),
+        (multiply(), [1, 1, 1, 1]),
+        (multiply(6, power(1), 0.5), [3, 3 / 2, 1, 3 / 4]),
+        (multiply(power(1), warm_up(2)), [1 / 2, 1 / 2, 1 / 3, 1 / 4]),
     ],
 )
 def test_values(schedule, values):
@@ -81,7 +81,7 @@ def test_offset_that_suits_a_smooth_objective():
 
 def test_the_transformer_schedule_is_a_product():  # Vaswani et al. (2017), equation 3
     W = 40
-    schedule = product(W**-0.5, warm_up(W), lambda t: max(t / W, 1) ** -0.5)
+    schedule = multiply(W**-0.5, warm_up(W), lambda t: max(t / W, 1) ** -0.5)
     for t in range(1, 400):
         assert schedule(t) == pytest.approx(min(t**-0.5, t * W**-1.5), rel=1e-14)
 
@@ -228,7 +228,7 @@ def test_a_tensor_rate_keeps_its_place():
         step_decay(3),
         warm_up_stable_decay(9, warm_up=3, decay=3),
         compose([power(0.5)], []),
-        product(2.0),
+        multiply(2.0),
     ],
 )
 @pytest.mark.parametrize("t", [0, -1, math.nan])
@@ -259,7 +259,7 @@ def test_torchs_own_adapter_would_ask_for_step_0():
             lambda bad: warm_up_stable_decay(3, warm_up=1, decay=1, end=bad),
             "end must be a number from 0 to 1, got",
         ),
-        (product, "value must be a finite number ≥ 0, got"),
+        (multiply, "value must be a finite number ≥ 0, got"),
     ],
 )
 def test_bad_numbers(make, text, bad):
