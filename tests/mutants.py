@@ -427,11 +427,15 @@ MUTANTS = {
     ("run.py", "def _worst("): [
         ('"NaN" if', '"NaN" if not'),
     ],
+    ("schedules.py", "def _from_step_one("): [
+        ("if not t >= 1", "if t < 1"),
+        ("if not t >= 1", "if not t >= 0"),
+    ],
     ("schedules.py", "def constant("): [
-        ("lambda t: lr", "lambda t: lr / t"),
+        ("lambda t: value", "lambda t: value / t"),
     ],
     ("schedules.py", "def power("): [
-        ("lr * t**-exponent", "lr * (t + 1) ** -exponent"),
+        ("t**-exponent", "(t + 1) ** -exponent"),
         ("t**-exponent", "t**exponent"),
         ('    _nonnegative("exponent", exponent)\n', ""),
     ],
@@ -440,6 +444,42 @@ MUTANTS = {
         ("2 / (mu", "1 / (mu"),
         ("if not 0 < mu", "if not 0 <= mu"),
         ("-1 < offset", "-1 <= offset"),
+    ],
+    ("schedules.py", "def linear("): [
+        ("(t - 1) / steps", "t / steps"),
+        ("min((t - 1) / steps, 1.0)", "(t - 1) / steps"),
+        ("end - start", "start - end"),
+    ],
+    ("schedules.py", "def warm_up("): [
+        ("t / steps", "(t - 1) / steps"),
+        ("start + (1 - start) * t", "start + t"),
+        ("if t < steps", "if t <= steps + 1"),
+    ],
+    ("schedules.py", "def cosine("): [
+        ("(t - 1) / steps", "t / steps"),
+        ("min((t - 1) / steps, 1.0)", "(t - 1) / steps"),
+        ("end + (1 - end)", "end + 1"),
+    ],
+    ("schedules.py", "def step_decay("): [
+        ("(t - 1) // every", "t // every"),
+    ],
+    ("schedules.py", "def warm_up_stable_decay("): [
+        ("steps - decay", "steps - decay - 1"),
+        ("if warm_up + decay > steps", "if warm_up + decay >= steps"),
+        ("linear(max(decay, 1), end=end)", "linear(max(decay, 1))"),
+        ("max(warm_up, 1), 1.0)", "max(warm_up, 1), 2.0)"),
+    ],
+    ("schedules.py", "def compose("): [
+        ("bisect_left", "bisect_right"),
+        ("t - milestones[k - 1] if k else t", "t"),
+        ("if any(a >= b", "if any(a > b"),
+    ],
+    ("schedules.py", "def multiply("): [
+        ("math.prod(schedule(t) for", "sum(schedule(t) for"),
+    ],
+    ("schedules.py", "def lambda_lr("): [
+        ("s(epoch + 1)", "s(epoch)"),
+        ("s(epoch + 1)", "schedules[0](epoch + 1)"),
     ],
     ("claims.py", "def check("): [
         ("low <= measured <= high", "low < measured <= high"),
