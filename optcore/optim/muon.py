@@ -295,21 +295,25 @@ def gram_iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor
     Three steps take 12a + 6 times m³ operations in `iteration` and 4a + 18 here, a = n/m. One step
     takes as many in both forms; but with a on the diagonal of P, X need not be copied.
     """
-    tall = X.shape[1] > X.shape[2]
-    m, n = sorted(X.shape[1:])
+    if len(X) == 1:  # a batch of one is slower than a matrix
+        X, product, add_product = X[0], torch.mm, torch.addmm
+    else:
+        product, add_product = torch.bmm, torch.baddbmm
+    tall = X.shape[-2] > X.shape[-1]
+    m, n = sorted(X.shape[-2:])
     block = RESTART if n >= 2 * m else 1
     for start in range(0, len(steps), block):
-        R = torch.bmm(X.mT, X) if tall else torch.bmm(X, X.mT)
+        R = product(X.mT, X) if tall else product(X, X.mT)
         Q, last = None, min(start + block, len(steps)) - 1
         for k, (a, b, c) in enumerate(steps[start : last + 1], start):
-            P = torch.baddbmm(R, R, R, beta=b, alpha=c)
-            P.diagonal(dim1=1, dim2=2).add_(a)
-            Q = P if Q is None else torch.bmm(P, Q)
+            P = add_product(R, R, R, beta=b, alpha=c)
+            P.diagonal(dim1=-2, dim2=-1).add_(a)
+            Q = P if Q is None else product(P, Q)
             if k < last:
-                R = torch.bmm(P, torch.bmm(R, P))
+                R = product(P, product(R, P))
         # `@` would copy a transposed operand.
-        X = torch.bmm(X, Q.mT) if tall else torch.bmm(Q, X)
-    return X
+        X = product(X, Q.mT) if tall else product(Q, X)
+    return X if X.ndim == 3 else X[None]
 
 
 def _descend(p: Tensor, O: Tensor, lr, decay: float, scale: float) -> None:  # noqa: E741
