@@ -230,29 +230,31 @@ class Muon(AdamW):
                 raise RuntimeError("Muon does not support sparse gradients")
             alike.setdefault((_matrix_shape(p), p.dtype, p.device), []).append(p)
         for (shape, _, _), same in alike.items():
-            entries = BATCH.get(same[0].device.type, LARGE_BATCH)
-            size = max(1, entries // max(1, math.prod(shape)))
-            for start in range(0, len(same), size):
-                self._update_batch(group, shape, same[start : start + size])
+            self._update_alike(group, shape, same)
 
-    def _update_batch(self, group, shape, params):
-        first = params[0]
+    def _update_alike(self, group, shape, params):
+        first, entries = params[0], BATCH.get(params[0].device.type, LARGE_BATCH)
+        size = min(len(params), max(1, entries // max(1, math.prod(shape))))
         dtype = group["ns_dtype"] or state_dtype(first)
-        D = torch.empty(len(params), *shape, dtype=dtype, device=first.device)
-        for d, p in zip(D, params, strict=True):
-            d.copy_(self._direction(group, p).reshape(shape))
-        directions = _orthogonalized(group, D)
-        scale = rules.scale(shape, group["adjust_lr_fn"] or "original")
-        for O, p in zip(directions, params, strict=True):  # noqa: E741
-            _descend(p, O.reshape(p.shape), group["lr"], group["weight_decay"], scale)
+        # Every batch uses this memory: on a CPU the system takes longer to hand out fresh pages
+        # than a pass over them takes.
+        D = torch.empty(size, *shape, dtype=dtype, device=first.device)
+        room = torch.empty(first.shape, dtype=state_dtype(first), device=first.device)
+        factor = rules.scale(shape, group["adjust_lr_fn"] or "original")
+        for start in range(0, len(params), size):
+            batch = params[start : start + size]
+            for d, p in zip(D[: len(batch)], batch, strict=True):
+                d.copy_(self._direction(group, p, room.view(p.shape)).reshape(shape))
+            for O, p in zip(_orthogonalized(group, D[: len(batch)]), batch, strict=True):  # noqa: E741
+                _descend(p, O.reshape(p.shape), group, factor, room.view(p.shape))
 
-    def _direction(self, group, p):
+    def _direction(self, group, p, room):
         z = p.grad.to(state_dtype(p))
         state, mu = self.state[p], group["momentum"]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(z, memory_format=torch.preserve_format)
         B = state["momentum_buffer"].lerp_(z, 1 - mu)
-        return z.lerp(B, mu) if group["nesterov"] else B
+        return torch.lerp(z, B, mu, out=room) if group["nesterov"] else B
 
 
 def _orthogonalized(group: dict, D: Tensor) -> Tensor:
@@ -316,11 +318,13 @@ def gram_iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor
     return X if X.ndim == 3 else X[None]
 
 
-def _descend(p: Tensor, O: Tensor, lr, decay: float, scale: float) -> None:  # noqa: E741
+def _descend(p: Tensor, O: Tensor, group: dict, scale: float, room: Tensor) -> None:  # noqa: E741
+    lr, decay = group["lr"], group["weight_decay"]
     if isinstance(lr, Tensor) and torch.compiler.is_compiling():
         lr = lr.squeeze()  # reading it would break the graph
         p.mul_(1 - lr * decay).sub_(lr * scale * O.to(state_dtype(p)))
     else:
+        O = O if O.dtype is p.dtype else room.copy_(O)  # noqa: E741
         p.mul_(1 - float(lr) * decay).add_(O, alpha=-float(lr) * scale)
 
 
