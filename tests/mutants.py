@@ -240,25 +240,31 @@ MUTANTS = {
     ("optim/muon.py", "def add_param_group("): [
         ("{**ADAMW, **param_group}", "{**param_group, **ADAMW}"),
     ],
-    ("optim/muon.py", "def _update_batch("): [
+    ("optim/muon.py", "def _update_alike("): [
         ('group["ns_dtype"] or state_dtype(first)', "torch.bfloat16"),
         ("rules.scale(shape,", "rules.scale(first.shape[-2:],"),
+        ("params[start : start + size]", "params[start : start + 1]"),
+        ("D[: len(batch)]), batch", "D[-len(batch) :]), batch"),
+        ("dtype=state_dtype(first)", "dtype=dtype"),
     ],
     ("optim/muon.py", "def _direction("): [
         (".lerp_(z, 1 - mu)", ".mul_(mu).add_(z)"),
-        ("z.lerp(B, mu)", "B.lerp(z, mu)"),
+        ("torch.lerp(z, B, mu, out=room)", "torch.lerp(B, z, mu, out=room)"),
+        ("torch.lerp(z, B, mu, out=room)", "B.lerp_(z, 1 - mu)"),
         ("torch.zeros_like(z, memory_format=torch.preserve_format)", "z"),
     ],
     ("optim/muon.py", "def gram_iteration("): [
-        ("torch.bmm(P, torch.bmm(R, P))", "torch.bmm(R, P)"),
-        ("Q = P if Q is None else torch.bmm(P, Q)", "Q = P"),
+        ("product(P, product(R, P))", "product(R, P)"),
+        ("Q = P if Q is None else product(P, Q)", "Q = P"),
         ("add_(a)", "add_(1)"),
-        ("torch.bmm(X.mT, X) if tall", "torch.bmm(X, X.mT) if tall"),
+        ("product(X.mT, X) if tall", "product(X, X.mT) if tall"),
+        ("X if X.ndim == 3 else X[None]", "X"),
     ],
     ("optim/muon.py", "def _descend("): [
         ("1 - float(lr) * decay", "1 - float(lr) * scale * decay"),
         ("alpha=-float(lr) * scale", "alpha=-float(lr)"),
         ("sub_(lr * scale *", "sub_(lr *"),
+        ("O if O.dtype is p.dtype else room.copy_(O)", "room.copy_(O)"),
     ],
     ("optim/muon.py", "def _not_for_muon("): [
         ("[-1:]", "[:1]"),
