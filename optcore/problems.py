@@ -1,7 +1,7 @@
 """Objectives F with known answers: each has a gradient oracle that counts its evaluations.
 
-The variable `w` is one flat tensor; the objectives given by a formula take leading batch
-dimensions as well, so that a hundred seeds or learning rates run as one tensor.
+The variable `w` is one flat tensor; leading batch dimensions are allowed, so that a hundred seeds
+or learning rates run as one tensor.
 """
 
 from __future__ import annotations
@@ -223,12 +223,13 @@ class LogisticRegression(Problem):
 
     def loss(self, w: Tensor) -> Tensor:
         """Return F(w) over all n examples."""
-        logits = self.x @ w.view(self.shape)
-        return torch.nn.functional.cross_entropy(logits, self.y) + self.l2 / 2 * w.square().sum()
+        log_p = self._logits(w, self.x).log_softmax(-1)
+        of_labels = log_p.take_along_dim(self.y.view(-1, 1).expand(*log_p.shape[:-1], 1), -1)
+        return -of_labels.mean((-2, -1)) + self.l2 / 2 * w.square().sum(-1)
 
     def _gradient(self, w, sample):
         x, y = (self.x, self.y) if sample is None else (self.x[sample], self.y[sample])
-        return (x.T @ self._residual(w, x, y) / len(x)).flatten() + self.l2 * w
+        return (x.T @ self._residual(w, x, y) / len(x)).flatten(-2) + self.l2 * w
 
     def per_example(self, w: Tensor, indices: Tensor) -> Tensor:
         """Return the gradient of each f_i, shape (len(indices), dim); not counted."""
@@ -237,12 +238,15 @@ class LogisticRegression(Problem):
         return outer.flatten(1) + self.l2 * w
 
     def _residual(self, w, x, y):
-        probabilities = (x @ w.view(self.shape)).softmax(1)
+        probabilities = self._logits(w, x).softmax(-1)
         return probabilities - torch.nn.functional.one_hot(y, self.shape[1])
+
+    def _logits(self, w, x):
+        return x @ w.unflatten(-1, self.shape)
 
     def accuracy(self, w: Tensor, x: Tensor, y: Tensor) -> float:
         """Return the share of the rows of `x` whose most probable class is `y`."""
-        return ((_with_bias(x) @ w.view(self.shape)).argmax(1) == y).double().mean().item()
+        return (self._logits(w, _with_bias(x)).argmax(1) == y).double().mean().item()
 
     @functools.cached_property
     def optimum(self) -> Tensor:
@@ -273,6 +277,7 @@ class Objective(Problem):
 
     Args:
         f: `f(w) -> scalar`; with `n` given `f(w, indices) -> scalar`, the mean over those examples.
+            A batched `w` is handed to it by `torch.func.vmap`, row by row.
         start: the iterate to begin with.
         n: number of examples of a finite sum.
         optimum: the minimiser where it is known.
@@ -286,14 +291,19 @@ class Objective(Problem):
         self.optimum = None if optimum is None else torch.as_tensor(optimum).to(self.start)
 
     def loss(self, w: Tensor) -> Tensor:
-        """Return F(w)."""
-        return self.f(w) if self.n is None else self.f(w, torch.arange(self.n, device=w.device))
+        """Return F(w), one number for each row of a batched `w`."""
+        return self._by_rows(self.f, w, None)
 
     def _gradient(self, w, sample):
-        if self.n is None:
-            return grad(self.f)(w)
-        indices = torch.arange(self.n, device=w.device) if sample is None else sample
-        return grad(self.f)(w, indices)
+        return self._by_rows(grad(self.f), w, sample)
+
+    def _by_rows(self, function, w, sample):
+        examples = ()
+        if self.n is not None:
+            examples = (torch.arange(self.n, device=w.device) if sample is None else sample,)
+        for _ in range(w.ndim - self.start.ndim):
+            function = vmap(function, in_dims=(0, *(None for _ in examples)))
+        return function(w, *examples)
 
     def per_example(self, w: Tensor, indices: Tensor) -> Tensor:
         """Return the gradient of each f_i, shape (len(indices), dim); not counted."""

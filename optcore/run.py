@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -83,7 +84,8 @@ def run(
         **hyper: the rule's other hyper-parameters, such as `beta`.
 
     Returns:
-        The `History`. A run of more than ten seconds shows a progress bar.
+        The `History`. A run of more than ten seconds shows a progress bar, unless the environment
+        has `TQDM_DISABLE`.
 
     Raises:
         NotFinite: a gradient, or a recorded loss, is infinite or NaN; `.history` holds the records
@@ -125,7 +127,9 @@ def run(
         )
 
     note(0)
-    for t in trange(1, steps + 1, delay=PROGRESS_AFTER_S, leave=False):
+    # In a notebook tqdm overlooks its own variable.
+    quiet = bool(os.environ.get("TQDM_DISABLE"))
+    for t in trange(1, steps + 1, delay=PROGRESS_AFTER_S, leave=False, disable=quiet):
         hyper["lr"] = schedule(t)
         points = getattr(rule, "points", None)
         z = estimator.at(points(w, state, **hyper)) if points else estimator(w)

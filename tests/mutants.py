@@ -390,7 +390,9 @@ MUTANTS = {
     ],
     ("problems.py", "class LogisticRegression"): [
         ("self.l2 / 2 * w.square()", "self.l2 * w.square()"),
-        (".flatten() + self.l2 * w", ".flatten()"),
+        ("w.square().sum(-1)", "w.square().sum()"),
+        ("of_labels.mean((-2, -1))", "of_labels.mean()"),
+        (".flatten(-2) + self.l2 * w", ".flatten(-2)"),
         ("outer.flatten(1) + self.l2 * w", "outer.flatten(1)"),
         ("(2 if classes == 2 else 1)", "1"),
         ("(self.n * self.l2)", "self.l2"),
@@ -399,6 +401,7 @@ MUTANTS = {
     ],
     ("problems.py", "class Objective"): [
         ("if sample is None else sample", "if True else sample"),
+        ("range(w.ndim - self.start.ndim)", "range(min(1, w.ndim - self.start.ndim))"),
         ("grad(self.f)(w, i.unsqueeze(0))", "grad(self.f)(w, 0 * i.unsqueeze(0))"),
     ],
     ("problems.py", "class Network"): [

@@ -1,5 +1,6 @@
 """The problems: gradients against autograd, optima, evaluation counts, bad input."""
 
+import itertools
 import math
 
 import pytest
@@ -151,17 +152,26 @@ def test_scalar_noise_is_a_standard_deviation():
     torch.testing.assert_close(problem.noise_root, 0.5 * torch.eye(2, dtype=FLOAT64))
 
 
-def test_batched_iterates_are_rows():
-    for problem in (Quadratic([3.0, 1.0], rotation_seed=1, noise=1.0), QuantileSearch(0.3)):
-        w = torch.stack([somewhere(problem), 2 * somewhere(problem), problem.start])
-        losses, gradients = problem.loss(w), problem.gradient(w)
-        sample = problem.draw(2, torch.Generator().manual_seed(0), like=w, replace=True)
-        noisy = problem.gradient(w, sample)
-        assert losses.shape == (3,)
-        for i, row in enumerate(w):
-            torch.testing.assert_close(losses[i], problem.loss(row))
-            torch.testing.assert_close(gradients[i], problem.gradient(row))
-            torch.testing.assert_close(noisy[i], problem.gradient(row, sample[:, i]))
+@every_problem
+@pytest.mark.parametrize("leading", [(3,), (2, 2)], ids=str)
+def test_batched_iterates_are_rows(make, leading):
+    problem = make()
+    factors = torch.arange(1.0, 1 + math.prod(leading), dtype=FLOAT64)
+    w = torch.stack([f * somewhere(problem) for f in factors]).view(*leading, *problem.start.shape)
+    losses, gradients = problem.loss(w), problem.gradient(w)
+    assert losses.shape == leading
+    assert gradients.shape == w.shape
+    every_row = list(itertools.product(*map(range, leading)))
+    for i in every_row:
+        torch.testing.assert_close(losses[i], problem.loss(w[i]))
+        torch.testing.assert_close(gradients[i], problem.gradient(w[i]))
+    if isinstance(problem, Objective) and problem.n is None:
+        return  # it has no samples
+    sample = problem.draw(2, torch.Generator().manual_seed(0), like=w, replace=True)
+    noisy = problem.gradient(w, sample)
+    for i in every_row:
+        own = sample if problem.n else sample[(slice(None), *i)]  # examples are shared, noise not
+        torch.testing.assert_close(noisy[i], problem.gradient(w[i], own))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The meta-algorithm: what it calls, what it records, when it stops."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -110,6 +111,17 @@ def test_rules_with_points_get_one_sample():
         now, before = seen[t]
         gap = history["w"][t] - history["w"][t - 1]
         assert (now - before).item() == pytest.approx(gap.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("value", ["", "1"])
+def test_the_progress_bar_obeys_tqdms_variable(value, monkeypatch):
+    # A slow machine would otherwise leave a bar among the outputs that the tests compare.
+    bars = []
+    monkeypatch.setenv("TQDM_DISABLE", value)
+    module = sys.modules["optcore.run"]
+    monkeypatch.setattr(module, "trange", lambda *a, **k: bars.append(k) or range(*a))
+    run(FullBatch(problem()), sgd, lr=0.1, steps=2)
+    assert [bar["disable"] for bar in bars] == [bool(value)]
 
 
 # --- what is not finite
