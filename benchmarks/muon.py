@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import torch
+from timing import device_name, devices, heading, medians
 
 import optcore.optim
 from optcore.rules.muon import orthogonalize, polar_express_coefficients
@@ -27,17 +26,24 @@ MODELS = {(4, 128): 31, (6, 256): 15, (12, 768): 5}  # (layers, d): repetitions
 LIMITS = {"cpu": {(4, 128): 0.5, (6, 256): 0.7, (12, 768): 0.8}}
 LIMIT_ON_A_GPU = 0.5
 STEPS = 5
+RESULTS = Path(__file__).parent / "results"
+
+
+def derived(steps: int) -> list[tuple[float, float, float]]:
+    """Return the best quintics for singular values of 0.01 and more."""
+    return polar_express_coefficients(steps, lower=0.01, cushion=0.0)
+
+
 VARIANTS: dict[str, Callable] = {
     "torch": torch.optim.Muon,
     "optcore": optcore.optim.Muon,
     "optcore, torch's products": lambda p: optcore.optim.Muon(p, gram=False),
-    # Not the same updates: fewer steps, and better ones.
-    "optcore, 4 derived steps": lambda p: optcore.optim.Muon(
-        p, ns_coefficients=polar_express_coefficients(4)
-    ),
-    "optcore, 5 derived steps": lambda p: optcore.optim.Muon(p, method="polar_express"),
+    # Not the same updates. For σ ≥ 0.01 ‖D‖_F three derived steps have a smaller worst error than
+    # the five of the quintic, four a much smaller one (chapter 6).
+    "optcore, 3 derived steps": lambda p: optcore.optim.Muon(p, ns_coefficients=derived(3)),
+    "optcore, 4 derived steps": lambda p: optcore.optim.Muon(p, ns_coefficients=derived(4)),
+    "optcore, Polar Express": lambda p: optcore.optim.Muon(p, method="polar_express"),
 }
-RESULTS = Path(__file__).parent / "results"
 
 
 def shapes(layers: int, d: int) -> list[tuple[int, int]]:
@@ -49,26 +55,6 @@ def operations(layers: int, d: int) -> float:
     """Return the floating-point operations of torch's products: T (4m²n + 2m³) a matrix."""
     sides = (sorted(shape) for shape in shapes(layers, d))
     return sum(STEPS * (4 * m * m * n + 2 * m**3) for m, n in sides)
-
-
-def medians(tasks: dict[str, Callable], repetitions: int, device: str) -> dict[str, float]:
-    """Median seconds of each task; the tasks take turns, after one turn to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(repetitions + 1):
-        for name, task in tasks.items():
-            synchronize(device)
-            start = time.perf_counter()
-            task()
-            synchronize(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def synchronize(device: str) -> None:
-    """Wait until the device has done all its work."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def matrices(layers: int, d: int, device: str) -> list[torch.Tensor]:
@@ -120,7 +106,7 @@ def record(device: str, rows: list[dict], load: tuple[float, ...]) -> None:
     """Write the numbers and where they come from."""
     found = {
         "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
@@ -136,21 +122,13 @@ def record(device: str, rows: list[dict], load: tuple[float, ...]) -> None:
     print(f"\nwritten: {file}")
 
 
-def cpu_name() -> str:
-    """Return the processor's name, where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "CPU")
-
-
 def main() -> int:
     """Print the tables for every device; return the exit code."""
     too_slow = []
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+    for device in devices():
         torch.manual_seed(0)
         load = os.getloadavg()
-        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}")
-        print(f"load average {', '.join(f'{x:.1f}' for x in load)}; medians; ratio: to the first")
+        print(f"{heading(device)}; medians; ratio: to the first")
         rows = []
         for (layers, d), repetitions in MODELS.items():
             rows += steps_of(layers, d, device, repetitions)

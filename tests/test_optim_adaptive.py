@@ -351,11 +351,19 @@ def test_adagrad_takes_sparse_gradients():
         optim.Adagrad([p], weight_decay=0.1).step()
 
 
-@pytest.mark.parametrize("name", ["RMSprop", "Adam", "AdamW", "Lion"])
-def test_sparse_gradients_are_refused(name):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("RMSprop", "RMSprop does not support sparse gradients"),
+        ("Adam", "Adam does not support sparse gradients, please consider SparseAdam instead"),
+        ("AdamW", "Adam does not support sparse gradients, please consider SparseAdam instead"),
+        ("Lion", "Lion does not support sparse gradients"),
+    ],
+)
+def test_sparse_gradients_are_refused(name, text):
     p = leaves([(5, 2)])[0]
     p.grad = torch.ones_like(p).to_sparse()
-    with pytest.raises(RuntimeError, match=f"{name} does not support sparse gradients"):
+    with pytest.raises(RuntimeError, match=text):
         ours(name, [p]).step()
 
 
@@ -513,9 +521,102 @@ def test_bad_hyper_parameters(name, options, text):
 
 
 def test_fused_says_where_it_cannot_be():
-    p = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    p = torch.ones(3, dtype=torch.complex64, requires_grad=True)
     p.grad = torch.ones_like(p)
-    with pytest.raises(RuntimeError, match="`fused=True` requires"):
+    with pytest.raises(RuntimeError, match="`fused=True` requires all the params to be floating"):
         optim.Adam([p], fused=True).step()
-    with pytest.raises(RuntimeError, match="`fused` excludes"):
-        optim.Adam(leaves(), fused=True, foreach=True)
+    for options, text in [
+        ({"foreach": True}, "`fused` and `foreach` cannot be `True` together"),
+        ({"differentiable": True}, "`fused` does not support `differentiable`"),
+    ]:
+        with pytest.raises(RuntimeError, match=text):
+            optim.Adam(leaves(), fused=True, **options)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Adagrad", "SGD"])
+def test_fused_takes_what_torchs_takes(name):
+    """Channels last by the kernel; half precision, where torch's is wrong on a CPU, by the rule."""
+    draw = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=FLOAT64)
+    for dtype in (FLOAT64, torch.float32, torch.bfloat16):
+        results = []
+        for fused in (True, False):
+            p = draw.to(dtype, memory_format=torch.channels_last).requires_grad_()
+            optimizer = getattr(optim, name)([p], lr=0.1, weight_decay=0.1, fused=fused)
+            for t in range(3):
+                p.grad = (p.detach() + t).cos()
+                assert p.grad.is_contiguous(memory_format=torch.channels_last)
+                optimizer.step()
+            results.append(p.detach())
+        torch.testing.assert_close(*results)
+
+
+def test_memory_formats_are_not_mixed():
+    """A contiguous gradient beside a channels-last parameter would be read in the wrong order."""
+    results = []
+    for fused in (None, False):
+        p = torch.arange(48.0).view(2, 2, 3, 4).to(memory_format=torch.channels_last)
+        p.requires_grad_().grad = torch.arange(48.0).view(2, 2, 3, 4)
+        optim.Adam([p], lr=0.1, fused=fused, eps=10.0).step()
+        results.append(p.detach())
+    torch.testing.assert_close(*results)
+
+
+@each_of_ours
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64], ids=str)
+def test_the_count_of_steps_has_torchs_type(name, default):
+    torch.set_default_dtype(default)
+    try:
+        p = torch.ones(2, dtype=torch.float32, requires_grad=True)
+        optimizer = ours(name, [p])
+        for _ in range(260):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    step = optimizer.state[p]["step"]
+    assert step.item() == 260
+    assert step.dtype is (FLOAT64 if default is FLOAT64 else torch.float32)
+
+
+@each_of_ours
+def test_a_rate_below_zero_by_rounding_does_not_stop_a_run(name):
+    p = torch.ones(2, 2, requires_grad=True)
+    optimizer = ours(name, [p], lr=3e-4)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 3, 0.0, 4)
+    for options in ({}, {"foreach": True}):
+        optimizer.param_groups[0].update(options)
+        for _ in range(7):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+            scheduler.step()
+    assert -1e-18 < scheduler.get_last_lr()[0] < 0
+    assert p.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_autograd_reaches_rate_and_decay(name):
+    gradients = []
+    for module in (optim, torch.optim):
+        lr = torch.tensor(0.1, dtype=FLOAT64, requires_grad=True)
+        decay = torch.tensor(0.3, dtype=FLOAT64, requires_grad=True)
+        p = torch.ones(2, dtype=FLOAT64, requires_grad=True).clone()
+        hyper = {"weight_decay": decay, "differentiable": True}
+        optimizer = getattr(module, name)([p], lr=lr, **hyper)
+        for t in range(3):
+            p.grad = torch.full((2,), t + 1.0, dtype=FLOAT64)
+            optimizer.step()
+        gradients.append(torch.autograd.grad(p.square().sum(), (lr, decay)))
+    assert_same(*gradients, rtol=1e-4)  # torch counts in float32 here
+
+
+def test_loading_leaves_what_hooks_and_users_put_into_the_state():
+    p = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    optimizer = optim.Adam([p])
+    optimizer.step()
+    optimizer.state[p]["mine"] = 0.5
+    optimizer.register_load_state_dict_post_hook(lambda o: o.state[p]["exp_avg"].zero_())
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.state[p]["mine"] == 0.5
+    assert optimizer.state[p]["exp_avg"].tolist() == [0, 0]
+    assert optimizer.state[p]["exp_avg"].dtype is torch.float32

@@ -508,9 +508,17 @@ def test_bad_combinations():
     for options in ({}, {"momentum": 0.9, "dampening": 0.1}):
         with pytest.raises(ValueError, match="Nesterov momentum requires a momentum and zero damp"):
             optim.SGD(leaves(), nesterov=True, **options)
-    for options in ({"foreach": True}, {"differentiable": True}):
-        with pytest.raises(RuntimeError, match="`fused` excludes `foreach` and `differentiable`"):
-            optim.SGD(leaves(), fused=True, **options)
+    for options, text in [
+        ({"foreach": True}, "`fused` and `foreach` cannot be `True` together"),
+        ({"differentiable": True}, "`fused` does not support `differentiable`"),
+    ]:
+        for module in (optim, torch.optim):
+            with pytest.raises(RuntimeError, match=text):
+                module.SGD(leaves(), fused=True, **options)
+        optimizer = optim.SGD(leaves())
+        with pytest.raises(RuntimeError, match=text):
+            optimizer.add_param_group({"params": leaves(), "fused": True, **options})
+        assert len(optimizer.param_groups) == 1
     with pytest.raises(ValueError, match="form must be 'position' or 'average', got 'torch'"):
         optim.HeavyBall(leaves(), form="torch")
     with pytest.raises(ValueError, match="form must be 'position' or 'average', got 'torch'"):
@@ -521,10 +529,53 @@ def test_bad_combinations():
 def test_bad_parameters(form):
     with pytest.raises(ValueError, match="empty parameter list"):
         form([])
-    with pytest.raises(TypeError, match=r"params\[1\] has dtype torch.int64"):
-        form([torch.ones(2), torch.ones(2, dtype=torch.int64)])
-    with pytest.raises(TypeError, match="counts has dtype torch.int64"):
-        form([("counts", torch.ones(2, dtype=torch.int64))])
+
+
+@each_of_ours
+def test_a_frozen_parameter_of_integers_stays(ours):
+    (p,), counts = leaves([(2,)]), torch.ones(2, dtype=torch.uint8)
+    p.grad = torch.ones_like(p)
+    ours([p, torch.nn.Parameter(counts, requires_grad=False)]).step()
+    assert counts.tolist() == [1, 1]
+    assert not torch.equal(p, leaves([(2,)])[0])
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("lr", [0.25, torch.tensor(0.25)], ids=["number", "tensor"])
+@pytest.mark.parametrize("form", [optim.SGD, optim.HeavyBall, optim.Nesterov])
+def test_compiled_steps_of_equal_shapes_are_kept_apart(form, lr, backend):
+    torch._dynamo.reset()
+    plain, compiled = ([torch.ones(2, requires_grad=True) for _ in range(2)] for _ in range(2))
+    for params in (plain, compiled):
+        step = form(params, lr=lr, momentum=0.5).step
+        step = torch.compile(step, backend=backend) if params is compiled else step
+        for t in range(3):
+            for k, p in enumerate(params):
+                p.grad = torch.full_like(p, t + k + 1.0)
+            step()
+    assert_same(compiled, plain)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_autograd_reaches_the_rate_and_the_decay(momentum):
+    def end(module, lr, decay):
+        p = torch.ones(2, dtype=FLOAT64, requires_grad=True).clone()
+        hyper = {"weight_decay": decay, "momentum": momentum, "differentiable": True}
+        optimizer = module.SGD([p], lr=lr, **hyper)
+        for t in range(3):
+            p.grad = torch.full((2,), t + 1.0, dtype=FLOAT64)
+            optimizer.step()
+        return p.square().sum()
+
+    at = [torch.tensor(x, dtype=FLOAT64, requires_grad=True) for x in (0.1, 0.3)]
+    found = torch.autograd.grad(end(optim, *at), at)
+    if momentum == 0:  # torch's own momentum stops autograd
+        assert_same(found, torch.autograd.grad(end(torch.optim, *at), at))
+    for k, value in enumerate(found):
+        above, below = ([x.item() for x in at] for _ in range(2))
+        above[k], below[k] = above[k] + 1e-6, below[k] - 1e-6
+        quotient = (end(optim, *above) - end(optim, *below)) / 2e-6
+        assert value.item() == pytest.approx(quotient.item(), rel=1e-7)
 
 
 @pytest.mark.parametrize("p", [leaves([(5, 2)])[0], leaves([(5, 2)], torch.complex128)[0]])

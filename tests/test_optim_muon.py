@@ -8,6 +8,8 @@ import pytest
 import torch
 from optimizer_helpers import FLOAT64, advance, assert_same, leaves
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from optcore import optim
 from optcore.optim.muon import gram_iteration, iteration
@@ -144,6 +146,32 @@ def test_both_forms_are_one_polynomial(shape, steps):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("method", ["newton_schulz", "polar_express"])
+def test_rounding_does_not_make_the_gram_form_explode(method, dtype):
+    """Small matrices with a few large singular values and many small ones are the worst."""
+    generator = torch.Generator().manual_seed(0)
+    triples = rules.coefficients_of(method, None, 5)
+    for m, n in ((2, 4), (4, 8), (8, 32), (32, 64)):
+        basis = torch.linalg.qr(torch.randn(1000, m, m, generator=generator))[0]
+        for decades in (0, 1, 2, 4):
+            spread = torch.logspace(0, -decades, m)[:, None]
+            X = rules.normalized(basis @ (spread * torch.randn(1000, m, n, generator=generator)))
+            for short in (X.to(dtype), X.mT.to(dtype)):
+                out = gram_iteration(short, triples).float()
+                assert torch.linalg.matrix_norm(out, 2).max() < 1.22  # 1.203 exactly
+
+
+def test_the_gram_form_of_one_active_row():
+    """Rank one, where a³ − a³ + … cancels in Q: a block of three steps would be off by 23 %."""
+    for G in (torch.eye(256, 64)[:, :1] * torch.ones(1, 64), torch.ones(64, 256)):
+        X = rules.normalized(G)
+        triples = rules.coefficients_of("newton_schulz", None, 5)
+        exact = iteration(X.double(), triples)
+        short = gram_iteration(X.bfloat16()[None], triples)[0].double()
+        assert (short - exact).norm() < 0.05 * exact.norm()
+
+
 @both_forms
 def test_small_batches_change_nothing(monkeypatch, gram):
     whole = advance(in_float64(leaves(SHAPES), gram=gram), range(3))
@@ -180,6 +208,39 @@ def test_a_tiny_gradient_moves_as_far_without_eps():
         optimizer = optim.Muon(leaves(shapes, torch.float32), 0.1, 0.0, eps=eps)
         moved = advance(optimizer, range(1), tiny)[0] - before
         assert bool(moved.norm() > 0.1) is far
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ns_dtype", "size", "eps"),
+    [
+        (torch.float32, torch.bfloat16, 1e-43, 0.0),
+        (torch.float64, torch.bfloat16, 1e-50, 0.0),
+        (torch.float64, torch.bfloat16, 1e300, 0.0),
+        (torch.float32, torch.float16, 1e-9, 0.0),
+        (torch.float32, torch.float16, 1e5, 1e-7),
+        (torch.float32, torch.float16, 1e-5, 1e-7),
+    ],
+)
+def test_the_type_of_the_iteration_does_not_bound_the_scale(dtype, ns_dtype, size, eps):
+    def sized(p, t, i):
+        z = torch.ones_like(p)
+        z[0] = 0  # a denormal such as 1e-43 has few digits
+        return size * z
+
+    before = leaves(((6, 9),), dtype)[0].detach()
+    optimizer = optim.Muon(leaves(((6, 9),), dtype), 0.1, 0.0, eps=eps, ns_dtype=ns_dtype)
+    moved = advance(optimizer, range(1), sized)[0] - before
+    assert 0.06 < torch.linalg.matrix_norm(moved.double(), 2) < 0.121
+
+
+def test_svd_is_not_rounded_to_bfloat16():
+    (p,) = leaves(((8, 12),), torch.float32)
+    p.grad = torch.ones(8, 1) @ torch.linspace(0.1, 1, 12)[None] / 3  # of rank one
+    before = p.detach().clone()
+    optim.Muon([p], 1.0, 0.0, method="svd").step()
+    spectrum = torch.linalg.svdvals(before - p.detach())
+    assert abs(spectrum[0] - 1) < 1e-5
+    assert spectrum[1] < 1e-5
 
 
 def test_a_zero_gradient_leaves_the_decay():
@@ -323,6 +384,26 @@ def test_heads_by_name_and_frozen_parameters():
         optim.Muon.for_model(nn.Linear(3, 4))
 
 
+def test_wrappers_and_parametrizations():
+    model = small_cnn()
+    nn.utils.parametrizations.weight_norm(model[0])
+    chosen = names(optim.Muon.for_model(model, head="4"))
+    original = "0.parametrizations.weight.original"
+    assert chosen["muon"] == {original + "1", "3.weight"}
+    assert original + "0" in chosen["adamw"]  # the gains, one a row
+    compiled = torch.compile(small_cnn())
+    expected = {"_orig_mod.0.weight", "_orig_mod.4.weight"}
+    assert names(optim.Muon.for_model(compiled, head="3"))["muon"] == expected
+
+
+def test_routing_without_names():
+    optimizer = optim.Muon(leaves(((4, 2), (3, 2, 2))))
+    assert optimizer.routing().splitlines() == [
+        "muon   4×2                    params[0]",
+        "muon   3×2×2 = 3×4            params[1]",
+    ]
+
+
 def test_a_kernel_that_is_transposed_goes_to_adamw():
     model = nn.Sequential(nn.ConvTranspose2d(2, 3, 3), nn.Linear(3, 3, bias=False), nn.Linear(3, 2))
     assert names(optim.Muon.for_model(model))["muon"] == {"1.weight"}
@@ -397,7 +478,7 @@ def test_hyper_parameters_out_of_range_are_refused(options, message):
 
 @pytest.mark.parametrize("shape", [(), (3,)], ids=str)
 def test_vectors_are_refused_and_the_way_out_named(shape):
-    with pytest.raises(ValueError, match=r"two dimensions or more .*Muon\.for_model"):
+    with pytest.raises(ValueError, match=r"Muon only supports 2D parameters .*Muon\.for_model"):
         optim.Muon(leaves(((2, 2), shape)))
 
 
@@ -521,3 +602,34 @@ def test_two_processes_step_as_one(tmp_path):
         optimizer.step()
     for rank in range(2):
         assert_same(torch.load(f"{results}{rank}"), [p.detach() for p in model.parameters()])
+
+
+def test_sharded_parameters(tmp_path):
+    """FSDP2's parameters are DTensors: no kernel, no `out`, no batches."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for make in (
+            lambda m: optim.Muon.for_model(m, lr=0.02, gram=False),
+            lambda m: optim.Muon.for_model(m, lr=0.02, method="svd"),
+            lambda m: optim.SGD(m.parameters(), lr=0.1, momentum=0.9),
+            lambda m: optim.AdamW(m.parameters(), lr=0.1),
+            lambda m: optim.RMSprop(m.parameters(), lr=0.1),
+        ):
+            ends = []
+            for shard in (False, True):
+                torch.manual_seed(0)
+                model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.Linear(6, 2))
+                if shard:
+                    fully_shard(model, mesh=mesh)
+                optimizer = make(model)
+                for _ in range(4):
+                    optimizer.zero_grad()
+                    model(torch.randn(16, 4)).square().mean().backward()
+                    optimizer.step()
+                ends.append([p.full_tensor() if shard else p for p in model.parameters()])
+            assert_same(*ends, rtol=1e-5, atol=1e-6)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -79,7 +79,8 @@ def test_an_iteration_acts_on_the_singular_values_alone(m, n, method, steps):
     sigma = torch.tensor(values, dtype=FLOAT64) / math.hypot(*values)
     triples = [QUINTIC] * steps
     if method == "polar_express":
-        triples = [(a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in PUBLISHED[:steps]]
+        triples = [(a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in PUBLISHED[:7]]
+        triples = [*triples, PUBLISHED[7]][:steps]
     for triple in triples:
         sigma = quintic(sigma, *triple)
     ours = orthogonalize(G, method, steps=steps)
@@ -99,9 +100,7 @@ def test_five_steps_of_the_quintic_leave_a_band_around_one():
 def test_polar_express_converges():
     G, U, Vh = with_singular_values(np.geomspace(1e-3, 1, 30).tolist(), 30, 40)
     near = orthogonalize(G, "polar_express", steps=12)
-    values = torch.linalg.svdvals(near)[:30]
-    assert (values - values.mean()).abs().max() < 1e-6
-    torch.testing.assert_close(near / values.mean(), U @ Vh, rtol=0, atol=1e-6)
+    torch.testing.assert_close(near, U @ Vh, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("coefficients", [(2.0, -1.5, 0.5), [(2.0, -1.5, 0.5)] * 5])

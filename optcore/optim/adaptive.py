@@ -13,7 +13,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from optcore.optim.base import CheckedOptimizer, can_be_fused, in_range, nonnegative
+from optcore.optim.base import (
+    CheckedOptimizer,
+    can_be_fused,
+    in_range,
+    nonnegative,
+    refuse_fused,
+)
 from optcore.rules import adaptive as rules
 
 # Entries of a piece: its vectors fit the cache of one core, and torch does not wake a second one,
@@ -24,44 +30,43 @@ PIECE = 2**15
 class _AdaptiveOptimizer(CheckedOptimizer):
     """A rule with accumulators of the parameter's shape and a count of steps."""
 
-    name = ""  # in torch's error texts
-
-    def _check_group(self, group):
-        super()._check_group(group)
-        if group.get("fused") and (group["foreach"] or group["differentiable"]):
-            raise RuntimeError("`fused` excludes `foreach` and `differentiable`")
+    name, advice = "", ""  # in torch's error texts
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load, as in torch, which rounds the state to the parameter's type: not here."""
-        loaded: dict = {}  # what the hooks before this one make of it
-        hook = self.register_load_state_dict_pre_hook(lambda _, final: loaded.update(final))
+        loaded: dict = {}  # what the user's hooks before this one make of it
+
+        def restore(_):
+            ids = itertools.chain.from_iterable(g["params"] for g in loaded["param_groups"])
+            params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
+            for i, p in zip(ids, params, strict=True):
+                for key, value in loaded["state"].get(i, {}).items():
+                    if torch.is_tensor(value) and key != "step" and state_dtype(p) is not p.dtype:
+                        # A copy: the state must not be shared with where it was loaded from.
+                        self.state[p][key] = value.to(p.device, state_dtype(p), copy=True)
+
+        hooks = [
+            self.register_load_state_dict_pre_hook(lambda _, final: loaded.update(final)),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ]
         try:
             super().load_state_dict(state_dict)
         finally:
-            hook.remove()
-        ids = itertools.chain.from_iterable(g["params"] for g in loaded["param_groups"])
-        params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
-        for i, p in zip(ids, params, strict=True):
-            for key, value in loaded["state"].get(i, {}).items():
-                if key != "step" and state_dtype(p) is not p.dtype:
-                    # A copy: the state must not be shared with where it was loaded from.
-                    self.state[p][key] = value.to(p.device, state_dtype(p), copy=True)
+            for hook in hooks:
+                hook.remove()
 
     def _update(self, group, params):
         lists: dict[tuple, list[Tensor]] = {}
         keys, wants_kernel = self._keys(group), self._wants_kernel(group)
         for p in params:
             if p.grad.is_sparse and self.name:
-                raise RuntimeError(f"{self.name} does not support sparse gradients")
+                raise RuntimeError(f"{self.name} does not support sparse gradients{self.advice}")
+            if group.get("fused"):
+                refuse_fused(p)
             state = self._state_of(group, p, keys)
             buffers = [state[key] for key in keys]
             if wants_kernel and can_be_fused(p, *buffers):
                 lists.setdefault((p.device, p.dtype), []).append(p)
-            elif group.get("fused"):
-                raise RuntimeError(
-                    "`fused=True` requires contiguous dense real tensors on CPU (float32 or "
-                    "float64 there), CUDA or MPS"
-                )
             else:
                 self._apply_rule(group, p, state, buffers)
         for like_params in lists.values():
@@ -74,10 +79,12 @@ class _AdaptiveOptimizer(CheckedOptimizer):
     def _state_of(self, group, p, keys) -> dict:
         state = self.state[p]
         if "step" in state and not isinstance(state["step"], Tensor):
-            state["step"] = torch.tensor(float(state["step"]))  # an old checkpoint has a number
+            # An old checkpoint has a number.
+            state["step"] = torch.tensor(float(state["step"]), dtype=_dtype_of_step())
         for key in keys:
             if key not in state:
-                state.setdefault("step", torch.zeros((), device=_device_of_step(group, p)))
+                where = {"device": _device_of_step(group, p), "dtype": _dtype_of_step()}
+                state.setdefault("step", torch.zeros((), **where))
                 state[key] = torch.full_like(
                     p,
                     self._initial(group, p),
@@ -93,12 +100,14 @@ class _AdaptiveOptimizer(CheckedOptimizer):
         state["step"] += 1
         on_device = group.get("capturable") or torch.compiler.is_compiling()
         t = state["step"].to(_exact(p)) if on_device else round(state["step"].item())
-        lr = _scalar(group["lr"])
+        # The rules do not look into tensors: a scheduler's last rate may be -1e-21 by rounding.
+        lr = _scalar(group["lr"]) if on_device else _as_tensor(group["lr"], p)
         for w, z, *old in self._pieces(group, p, buffers):
             z = -z if group["maximize"] else z
-            w_next, new = self._rule(group, w.to(z.dtype), z, old, t, lr)
+            before = w.clone() if group.get("differentiable") else w.to(z.dtype)
+            w_next, new = self._rule(group, before, z, old, t, lr)
             if group.get("differentiable"):
-                p.add_(w_next - w)  # in place, and followed by autograd
+                p.add_(w_next - before)  # in place, and followed by autograd
                 for key, value in zip(self._keys(group), new, strict=True):
                     state[key] = value
             else:
@@ -138,7 +147,7 @@ class _AdaptiveOptimizer(CheckedOptimizer):
             if state["step"].device != p.device:
                 state["step"] = state["step"].to(p.device)
         steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, torch.ones(()) if params[0].is_cpu else 1)
+        torch._foreach_add_(steps, torch.ones((), device="cpu") if params[0].is_cpu else 1)
         buffers = [[state[key] for state in states] for key in self._keys(group)]
         return params, [p.grad for p in params], *buffers, steps
 
@@ -158,7 +167,7 @@ class Adagrad(_AdaptiveOptimizer):
         lr: η ≥ 0, a number or a tensor with one element.
         lr_decay: δ ≥ 0.
         weight_decay: λ ≥ 0; λ w joins the gradient.
-        initial_accumulator_value: G₀ ≥ 0.
+        initial_accumulator_value: G₀ ≥ 0; a group may have its own, which torch overlooks.
         eps: ε ≥ 0.
         foreach: accepted for torch's sake; its numbers are the loop's.
         maximize: ascend.
@@ -169,8 +178,7 @@ class Adagrad(_AdaptiveOptimizer):
     State: `step` and `sum`, as in torch.
 
     Raises:
-        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
-            parameter is not floating point.
+        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
         RuntimeError: weight decay meets a sparse gradient.
     """
 
@@ -296,8 +304,7 @@ class RMSprop(_AdaptiveOptimizer):
     State: `step`, `square_avg`, and where they are used `momentum_buffer` and `grad_avg`.
 
     Raises:
-        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
-            parameter is not floating point.
+        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
         RuntimeError: a gradient is sparse.
     """
 
@@ -351,7 +358,8 @@ class RMSprop(_AdaptiveOptimizer):
             self._update_in_place(group, params, grads, *buffers)
             return
         # torch has no kernel for RMSprop, but v_t / (1−α) = α v_{t−1} / (1−α) + z_t² is Adagrad's
-        # sum, and z / (√v + ε) = (z / √(1−α)) / (√(v / (1−α)) + ε / √(1−α)).
+        # sum, and z / (√v + ε) = (z / √(1−α)) / (√(v / (1−α)) + ε / √(1−α)). With α = 0.99 it
+        # overflows a tenth earlier in z than the other form: at 2e18 in float32.
         (v,), rest = buffers, 1 - group["alpha"]
         torch._foreach_mul_(v, group["alpha"] / rest)
         torch._fused_adagrad_(
@@ -446,12 +454,11 @@ class Adam(_AdaptiveOptimizer):
     State: `step`, `exp_avg`, `exp_avg_sq` and, with `amsgrad`, `max_exp_avg_sq`, as in torch.
 
     Raises:
-        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
-            parameter is not floating point.
+        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
         RuntimeError: a gradient is sparse.
     """
 
-    name = "Adam"
+    name, advice = "Adam", ", please consider SparseAdam instead"
 
     def __init__(
         self,
@@ -549,8 +556,6 @@ class AdamW(Adam):
             the state and the errors are those of `Adam`.
     """
 
-    name = "AdamW"
-
     def __init__(
         self,
         params,
@@ -598,7 +603,8 @@ class Lion(_AdaptiveOptimizer):
       m_t = \beta_2 m_{t-1} + (1-\beta_2) z_t$$
 
     The rule is `lion` of `optcore.rules.adaptive`. torch has no Lion; the names of the arguments
-    are those of its Adam. Source: Chen et al. (2023), arXiv:2302.06675.
+    are those of its Adam. A sign hides a NaN, which stays in the average: `error_if_nonfinite`
+    looks for it. Source: Chen et al. (2023), arXiv:2302.06675.
 
     Args:
         params: tensors, named tensors or groups, as in torch.
@@ -611,8 +617,7 @@ class Lion(_AdaptiveOptimizer):
     State: `step` and `exp_avg`.
 
     Raises:
-        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
-            parameter is not floating point.
+        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
         RuntimeError: a gradient is sparse.
     """
 
@@ -659,6 +664,10 @@ def _scalar(x: float | Tensor) -> float | Tensor:
     return x.squeeze() if isinstance(x, Tensor) else x
 
 
+def _as_tensor(x: float | Tensor, p: Tensor) -> Tensor:
+    return _scalar(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=_exact(p), device="cpu")
+
+
 def _is_decoupled(group: dict) -> bool:
     return group.get("decoupled_weight_decay", True)  # a group that another optimizer lends
 
@@ -666,6 +675,11 @@ def _is_decoupled(group: dict) -> bool:
 def _exact(p: Tensor) -> torch.dtype:
     # The powers of β need float64, which MPS does not have.
     return torch.float32 if p.device.type == "mps" else torch.float64
+
+
+def _dtype_of_step() -> torch.dtype:
+    # As in torch; in half precision it would stop counting at 256 or 2048.
+    return torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32
 
 
 def _device_of_step(group: dict, p: Tensor) -> torch.device | str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 # Where torch's fused kernel can be trusted: on the CPU it leaves float16 and bfloat16 as they are
@@ -22,11 +23,11 @@ class CheckedOptimizer(Optimizer):
     """A torch optimizer that checks its arguments and updates one group at a time."""
 
     def add_param_group(self, param_group: dict) -> None:
-        """Add a group, unless its hyper-parameters or the types of its parameters are wrong."""
+        """Add a group, unless its hyper-parameters are wrong."""
         super().add_param_group(param_group)
         try:
             self._check_group(self.param_groups[-1])
-        except (TypeError, ValueError):
+        except Exception:
             self.param_groups.pop()
             raise
 
@@ -64,10 +65,11 @@ class CheckedOptimizer(Optimizer):
         if not 0 <= lr < math.inf:
             raise ValueError(f"Invalid learning rate: {lr} (lr must be a finite number ≥ 0)")
         nonnegative(group, weight_decay="weight_decay")
+        if group.get("fused") and group.get("foreach"):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if group.get("fused") and group.get("differentiable"):
+            raise RuntimeError("`fused` does not support `differentiable`")
         self._check(group)
-        for i, p in enumerate(group["params"]):
-            if not (p.is_floating_point() or p.is_complex()):
-                raise TypeError(f"{_name(group, i)} has dtype {p.dtype}: it must be floating point")
 
     def _check(self, group: dict) -> None:
         """Raise if one of the hyper-parameters that only this optimizer has is out of range."""
@@ -79,15 +81,48 @@ class CheckedOptimizer(Optimizer):
 def can_be_fused(p: Tensor, *buffers: Tensor) -> bool:
     """Whether torch's fused kernels update `p`, and its buffers with it, correctly."""
     # The kernel walks through memory in order, whatever the strides, and wants one dtype.
-    # A sparse gradient says that it is not contiguous.
-    z, dtype = p.grad, p.dtype
+    tensors = (p, p.grad, *buffers)
     return (
-        dtype in FUSED.get(p.device.type, ())
-        and z.dtype is dtype
-        and p.is_contiguous()
-        and z.is_contiguous()
-        and all(buffer.dtype is dtype and buffer.is_contiguous() for buffer in buffers)
+        is_plain(p)
+        and p.dtype in FUSED.get(p.device.type, ())
+        and all(x.dtype is p.dtype and x.layout is torch.strided for x in tensors)
+        and any(all(x.is_contiguous(memory_format=f) for x in tensors) for f in _formats(p))
     )
+
+
+def is_plain(p: Tensor) -> bool:
+    """Whether `p` is a tensor and not one of a subclass, such as a DTensor."""
+    return type(p) in (Tensor, Parameter)
+
+
+def refuse_fused(p: Tensor) -> None:
+    """Raise where torch refuses `fused=True`; where torch would be wrong, a loop takes over."""
+    if p.grad.is_sparse or p.is_complex() or p.device.type not in FUSED:
+        raise RuntimeError(
+            "`fused=True` requires all the params to be floating point Tensors of supported "
+            f"devices: {list(FUSED)}, with dense gradients."
+        )
+
+
+def subtract(p: Tensor, z: Tensor, lr: float | Tensor) -> None:
+    """p ← p − lr z in place."""
+    if isinstance(lr, Tensor) and (lr.requires_grad or torch.compiler.is_compiling()):
+        # Reading the number would cut autograd's graph, or break the compiler's. Autograd comes
+        # back for z, which may be a buffer that has changed by then.
+        z = z.clone() if lr.requires_grad else z
+        p.addcmul_(z, lr.squeeze().to(p.device, z.dtype), value=-1)
+    else:
+        p.add_(z, alpha=-float(lr))
+
+
+def name_of(group: dict, i: int) -> str:
+    """Return the name of the group's i-th parameter, or its place."""
+    return group["param_names"][i] if "param_names" in group else f"params[{i}]"
+
+
+def _formats(p: Tensor) -> tuple[torch.memory_format, ...]:
+    last = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
+    return (torch.contiguous_format, *last.get(p.ndim, ()))
 
 
 def nonnegative(group: dict, **names: str) -> None:
@@ -114,9 +149,5 @@ def _check_gradients(group: dict) -> None:
         # A sum is one reading and no temporaries, and finite only if every term is.
         if not (z.sum().isfinite() or z.isfinite().all()):
             raise ValueError(
-                f"The gradient of {_name(group, i)} holds NaN or infinity: it must be finite"
+                f"The gradient of {name_of(group, i)} holds NaN or infinity: it must be finite"
             )
-
-
-def _name(group: dict, i: int) -> str:
-    return group["param_names"][i] if "param_names" in group else f"params[{i}]"

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optcore.optim.base import CheckedOptimizer, can_be_fused, in_range
+from optcore.optim.base import (
+    CheckedOptimizer,
+    can_be_fused,
+    in_range,
+    refuse_fused,
+    subtract,
+)
 
 
 class _MomentumOptimizer(CheckedOptimizer):
@@ -47,16 +53,16 @@ class SGD(_MomentumOptimizer):
         foreach: accepted for torch's sake; its numbers are the loop's.
         differentiable: let autograd follow the step from parameters and gradients, in the loop.
         fused: torch's fused kernel, which reads and writes each number once; `None` takes it where
-            it can: dense real parameters on the CPU, CUDA or MPS. Otherwise a loop over the
-            parameters, which also takes sparse gradients and complex numbers.
+            it can: dense real parameters on the CPU, CUDA or MPS. Otherwise, and under
+            `torch.compile`, a loop over the parameters, which also takes sparse gradients and
+            complex numbers.
         error_if_nonfinite: look for NaN and infinity before anything is updated. It costs one more
             reading of the gradients, and on a GPU waiting for the answer; hence not the default.
 
     State: `momentum_buffer`, as in torch.
 
     Raises:
-        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
-            parameter is not floating point.
+        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
     """
 
     def __init__(
@@ -76,8 +82,6 @@ class SGD(_MomentumOptimizer):
     ):
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-        if fused and (foreach or differentiable):
-            raise RuntimeError("`fused` excludes `foreach` and `differentiable`")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -96,14 +100,12 @@ class SGD(_MomentumOptimizer):
         # The kernel takes lists of one device and one dtype, all at their first step or none.
         lists: dict[tuple, list[Tensor]] = {}
         want_loop = group["fused"] is False or group["foreach"] or group["differentiable"]
+        want_loop = want_loop or torch.compiler.is_compiling()
         for p in params:
+            if group["fused"]:
+                refuse_fused(p)
             buffer = self.state[p].get("momentum_buffer") if group["momentum"] else None
             if want_loop or not can_be_fused(p, *(() if buffer is None else (buffer,))):
-                if group["fused"]:
-                    raise RuntimeError(
-                        "`fused=True` requires contiguous dense real tensors on CPU (float32 or "
-                        "float64 there), CUDA or MPS"
-                    )
                 self._update_one(group, p, gradient_of(group, p))
             else:
                 lists.setdefault((p.device, p.dtype, buffer is None), []).append(p)
@@ -123,7 +125,7 @@ class SGD(_MomentumOptimizer):
             buffers,
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
-            lr=group["lr"],
+            lr=float(group["lr"]),
             dampening=group["dampening"],
             nesterov=group["nesterov"],
             maximize=group["maximize"],
@@ -143,7 +145,7 @@ class SGD(_MomentumOptimizer):
                 state["momentum_buffer"] = z.clone()
             b = state["momentum_buffer"]
             z = z.add(b, alpha=beta) if group["nesterov"] else b
-        p.add_(z, alpha=-float(group["lr"]))
+        subtract(p, z, group["lr"])
 
 
 class HeavyBall(_MomentumOptimizer):
@@ -170,8 +172,7 @@ class HeavyBall(_MomentumOptimizer):
     the names differ so that no `state_dict` is taken for another's.
 
     Raises:
-        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
-            parameter is not floating point.
+        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
     """
 
     def __init__(
@@ -201,13 +202,14 @@ class HeavyBall(_MomentumOptimizer):
             raise ValueError(f"form must be 'position' or 'average', got {group['form']!r}")
 
     def _update_one(self, group, p, z):
-        lr, beta = float(group["lr"]), group["momentum"]
+        beta = group["momentum"]
         if group["form"] == "position":
-            displacement = self._at_rest(p, "displacement").mul_(beta).add_(z, alpha=-lr)
+            displacement = self._at_rest(p, "displacement").mul_(beta)
+            subtract(displacement, z, group["lr"])
             p.add_(displacement)
         else:
             v = self._at_rest(p, "exp_avg").mul_(beta).add_(z, alpha=1 - beta)
-            p.add_(v, alpha=-lr)
+            subtract(p, v, group["lr"])
 
 
 class Nesterov(_MomentumOptimizer):
@@ -230,8 +232,7 @@ class Nesterov(_MomentumOptimizer):
     State: `displacement`, u_{t+1} − u_t.
 
     Raises:
-        ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
-            parameter is not floating point.
+        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
     """
 
     def __init__(
@@ -254,13 +255,17 @@ class Nesterov(_MomentumOptimizer):
         super().__init__(params, defaults)
 
     def _update_one(self, group, p, z):
-        lr, beta = float(group["lr"]), group["momentum"]
         # w_t = u_t + β (u_t − u_{t−1}), so that u_{t+1} − u_t = β (u_t − u_{t−1}) − η z_t.
-        displacement = self._at_rest(p, "displacement").mul_(beta).add_(z, alpha=-lr)
-        p.add_(z, alpha=-lr).add_(displacement, alpha=beta)
+        displacement = self._at_rest(p, "displacement").mul_(group["momentum"])
+        subtract(displacement, z, group["lr"])
+        subtract(p, z, group["lr"])
+        p.add_(displacement, alpha=group["momentum"])
 
 
 def gradient_of(group: dict, p: Tensor) -> Tensor:
     """Return p's gradient with the sign of `maximize` and the L2 term λ p."""
     z = p.grad.neg() if group["maximize"] else p.grad
-    return z.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else z
+    decay = group["weight_decay"]
+    if isinstance(decay, Tensor):
+        return z.addcmul(p.clone(), decay)  # a copy, since p changes and autograd may come back
+    return z.add(p, alpha=decay) if decay else z

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from optcore.optim.adaptive import AdamW, state_dtype
-from optcore.optim.base import CheckedOptimizer, nonnegative
+from optcore.optim.base import CheckedOptimizer, is_plain, name_of, nonnegative
 from optcore.rules import muon as rules
 
 # Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
 BATCH = {"cpu": 2**20}
 LARGE_BATCH = 2**25
-RESTART = 3  # steps in Gram form, after which rounding has grown enough to start anew
+
+# The most by which a block of the Gram form may raise a small singular value.
+GROWTH = {torch.bfloat16: 12, torch.float16: 12}
+LARGE_GROWTH = 1000
 
 ADAMW = {
     "lr": 3e-4,
@@ -41,13 +45,13 @@ class Muon(AdamW):
     the others), for the scale s too.
 
     Matrices of one shape are orthogonalized together. Where one side is at least twice the other,
-    three steps run on the Gram matrix X Xᵀ, with fewer products, before X is formed again:
+    several steps, in bfloat16 two, run on the Gram matrix X Xᵀ before X is formed again:
 
     $$R_0 = X_0 X_0^\top, \qquad P_k = a_k + b_k R_k + c_k R_k^2, \qquad
-      Q_{k+1} = P_k Q_k, \qquad R_{k+1} = P_k R_k P_k, \qquad X_3 = Q_3 X_0$$
+      Q_{k+1} = P_k Q_k, \qquad R_{k+1} = P_k R_k P_k, \qquad X_2 = Q_2 X_0$$
 
-    It is the same polynomial; in bfloat16 rounding differs from torch's by a few per cent of a
-    step. Source: Jordan et al. (2024),
+    It is the same polynomial with fewer products, rounded otherwise: in bfloat16 singular values
+    differ from torch's by a few per cent. Source: Jordan et al. (2024),
     https://kellerjordan.github.io/posts/muon/.
 
     Args:
@@ -64,7 +68,8 @@ class Muon(AdamW):
             torch does not have: the scale s, see `muon` of `optcore.rules.muon`.
         method: "newton_schulz", or as in `orthogonalize` "polar_express" or "svd", which take no
             `ns_coefficients`.
-        ns_dtype: the iteration's type; bfloat16 as in torch. `None`: the momentum buffer's.
+        ns_dtype: the iteration's type; bfloat16 as in torch. `None`, and always for "svd": the
+            momentum buffer's.
         gram: the form above; otherwise one matrix at a time, in torch's order of products, which in
             bfloat16 gives torch's numbers.
         error_if_nonfinite: as in `SGD`.
@@ -129,9 +134,9 @@ class Muon(AdamW):
         """Send hidden matrices and kernels to Muon, all other parameters to AdamW, in one object.
 
         Muon takes the parameters of two dimensions and the kernels of `nn.Conv1d`, `Conv2d` and
-        `Conv3d`. AdamW keeps from it all parameters of embeddings, normalizations and heads, and a
-        tensor that serves twice goes to AdamW if one of its places does. Frozen parameters are left
-        out. `routing` shows who got what.
+        `Conv3d`, unless one side of the matrix is 1. AdamW keeps from it all parameters of
+        embeddings, normalizations and heads, and a tensor that serves twice goes to AdamW if one of
+        its places does. Frozen parameters are left out. `routing` shows who got what.
 
         Args:
             model: its parameters that require a gradient.
@@ -149,12 +154,13 @@ class Muon(AdamW):
             id(p)
             for module in model.modules()
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-            for p in module.parameters(recurse=False)
+            for p in module.parameters()  # also those of a parametrization
         }
         groups: dict[str, list] = {"muon": [], "adamw": []}
         for name, p in model.named_parameters():
             if p.requires_grad:
                 hidden = p.ndim == 2 or (p.ndim > 2 and id(p) in kernels)
+                hidden = hidden and min(_matrix_shape(p)) > 1
                 groups["muon" if hidden and id(p) not in kept else "adamw"].append((name, p))
         if not groups["muon"]:
             raise ValueError("the model has no hidden matrix for Muon: AdamW alone will do")
@@ -170,14 +176,14 @@ class Muon(AdamW):
         return cls(params, lr, **options)
 
     def routing(self) -> str:
-        """Return a table of the named parameters: algorithm, size, the matrix it is, and name."""
+        """Return a table of the parameters: algorithm, size, the matrix it is, and name."""
         lines = []
         for group in self.param_groups:
-            for name, p in zip(group["param_names"], group["params"], strict=True):
+            for i, p in enumerate(group["params"]):
                 size = "×".join(map(str, p.shape))
                 if group["algorithm"] == "muon" and p.ndim > 2:
                     size += " = {}×{}".format(*_matrix_shape(p))
-                lines.append(f"{group['algorithm']:6} {size:22} {name}")
+                lines.append(f"{group['algorithm']:6} {size:22} {name_of(group, i)}")
         return "\n".join(lines)
 
     def add_param_group(self, param_group: dict) -> None:
@@ -212,12 +218,13 @@ class Muon(AdamW):
             raise ValueError("Number of steps must be less than 100 for computational efficiency")
         _coefficients(group)
         for p in group["params"]:
-            if p.is_complex() or not p.is_floating_point():
-                raise TypeError(f"Muon does not support complex parameters, nor {p.dtype}")
+            if p.is_complex():
+                raise TypeError("Muon does not support complex parameters")
             if p.ndim < 2:
                 raise ValueError(
-                    "Muon only supports parameters of two dimensions or more whereas we found a "
-                    f"parameter with size: {p.size()} (Muon.for_model sends such to AdamW)"
+                    "Muon only supports 2D parameters whereas we found a parameter with size: "
+                    f"{p.size()} (kernels with more dimensions are matrices here; Muon.for_model "
+                    "sends all others to AdamW)"
                 )
 
     def _update(self, group, params):
@@ -228,14 +235,18 @@ class Muon(AdamW):
         for p in params:
             if p.grad.is_sparse:
                 raise RuntimeError("Muon does not support sparse gradients")
-            alike.setdefault((_matrix_shape(p), p.dtype, p.device), []).append(p)
+            if is_plain(p):
+                alike.setdefault((_matrix_shape(p), p.dtype, p.device), []).append(p)
+            else:
+                self._update_sharded(group, p)
         for (shape, _, _), same in alike.items():
             self._update_alike(group, shape, same)
 
     def _update_alike(self, group, shape, params):
         first, entries = params[0], BATCH.get(params[0].device.type, LARGE_BATCH)
         size = min(len(params), max(1, entries // max(1, math.prod(shape))))
-        dtype = group["ns_dtype"] or state_dtype(first)
+        dtype = _iteration_dtype(group, first)
+        early = not group["eps"] or dtype is torch.float16
         # Every batch uses this memory: on a CPU the system takes longer to hand out fresh pages
         # than a pass over them takes.
         D = torch.empty(size, *shape, dtype=dtype, device=first.device)
@@ -243,10 +254,28 @@ class Muon(AdamW):
         factor = rules.scale(shape, group["adjust_lr_fn"] or "original")
         for start in range(0, len(params), size):
             batch = params[start : start + size]
-            for d, p in zip(D[: len(batch)], batch, strict=True):
-                d.copy_(self._direction(group, p, room.view(p.shape)).reshape(shape))
-            for O, p in zip(_orthogonalized(group, D[: len(batch)]), batch, strict=True):  # noqa: E741
+            X = D[: len(batch)]
+            for x, p in zip(X, batch, strict=True):
+                direction = self._direction(group, p, room.view(p.shape)).reshape(shape)
+                # float16 lacks the range, and without ε no scale is too small: divide before.
+                x.copy_(rules.normalized(direction, group["eps"]) if early else direction)
+            if not early:
+                # Each norm by itself, as torch rounds it.
+                X.div_(torch.stack([x.norm() for x in X]).clamp(min=group["eps"])[:, None, None])
+            for O, p in zip(_orthogonalized(group, X), batch, strict=True):  # noqa: E741
                 _descend(p, O.reshape(p.shape), group, factor, room.view(p.shape))
+
+    def _update_sharded(self, group, p):
+        # A DTensor, say, which takes no `out` and belongs to no batch: torch's own sequence.
+        shape = _matrix_shape(p)
+        X = self._direction(group, p, None).reshape(shape).to(_iteration_dtype(group, p))
+        X = X / X.norm().clamp(min=group["eps"])
+        if group["method"] == "svd":
+            O = rules.orthogonalize(X, "svd")  # noqa: E741
+        else:
+            O = iteration(X, _coefficients(group))  # noqa: E741
+        factor = rules.scale(shape, group["adjust_lr_fn"] or "original")
+        _descend(p, O.reshape(p.shape).to(p.dtype), group, factor, None)
 
     def _direction(self, group, p, room):
         z = p.grad.to(state_dtype(p))
@@ -257,18 +286,18 @@ class Muon(AdamW):
         return torch.lerp(z, B, mu, out=room) if group["nesterov"] else B
 
 
-def _orthogonalized(group: dict, D: Tensor) -> Tensor:
+def _orthogonalized(group: dict, X: Tensor) -> Tensor:
     if group["method"] == "svd":
-        return rules.orthogonalize(D, "svd")
-    if group["eps"]:
-        # Each norm by itself, as torch rounds it. D is ours: no copy.
-        D.div_(torch.stack([d.norm() for d in D]).clamp(min=group["eps"])[:, None, None])
-    else:
-        D = rules.normalized(D)
+        return rules.orthogonalize(X, "svd")
     steps = _coefficients(group)
     if group["gram"]:
-        return gram_iteration(D, steps)
-    return torch.stack([iteration(d, steps) for d in D])
+        return gram_iteration(X, steps)
+    return torch.stack([iteration(x, steps) for x in X])
+
+
+def _iteration_dtype(group: dict, p: Tensor) -> torch.dtype:
+    exact = group["method"] == "svd" or group["ns_dtype"] is None
+    return state_dtype(p) if exact else group["ns_dtype"]
 
 
 def _coefficients(group: dict) -> list[tuple[float, float, float]]:
@@ -292,9 +321,9 @@ def iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
 
 
 def gram_iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
-    """Do the same by products of XXᵀ, `RESTART` steps at a time where that is shorter.
+    """Do the same by products of XXᵀ, several steps at a time where that is shorter.
 
-    Three steps take 12a + 6 times m³ operations in `iteration` and 4a + 18 here, a = n/m. One step
+    Two steps take 8a + 4 times m³ operations in `iteration` and 4a + 10 here, a = n/m. One step
     takes as many in both forms; but with a on the diagonal of P, X need not be copied.
     """
     if len(X) == 1:  # a batch of one is slower than a matrix
@@ -303,22 +332,33 @@ def gram_iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor
         product, add_product = torch.bmm, torch.baddbmm
     tall = X.shape[-2] > X.shape[-1]
     m, n = sorted(X.shape[-2:])
-    block = RESTART if n >= 2 * m else 1
-    for start in range(0, len(steps), block):
-        R = product(X.mT, X) if tall else product(X, X.mT)
-        Q, last = None, min(start + block, len(steps)) - 1
-        for k, (a, b, c) in enumerate(steps[start : last + 1], start):
+    for block in _blocks(steps, X.dtype) if n >= 2 * m else [[step] for step in steps]:
+        R, Q = product(X.mT, X) if tall else product(X, X.mT), None
+        for k, (a, b, c) in enumerate(block, start=1):
             P = add_product(R, R, R, beta=b, alpha=c)
             P.diagonal(dim1=-2, dim2=-1).add_(a)
             Q = P if Q is None else product(P, Q)
-            if k < last:
+            if k < len(block):
                 R = product(P, product(R, P))
         # `@` would copy a transposed operand.
         X = product(X, Q.mT) if tall else product(Q, X)
     return X if X.ndim == 3 else X[None]
 
 
-def _descend(p: Tensor, O: Tensor, group: dict, scale: float, room: Tensor) -> None:  # noqa: E741
+def _blocks(steps: list, dtype: torch.dtype) -> Iterator[list]:
+    # An eigenvalue σ² of R below its rounding error is noise, and a block multiplies that σ by up
+    # to Q = Π a. What comes out must not exceed 1.26, beyond which the quintic diverges: after
+    # three of its steps in bfloat16 it does, for one small matrix in twenty, ten-thousandfold.
+    block, growth = [], 1.0
+    for step in steps:
+        if block and growth * abs(step[0]) > GROWTH.get(dtype, LARGE_GROWTH):
+            yield block
+            block, growth = [], 1.0
+        block, growth = [*block, step], growth * abs(step[0])
+    yield block
+
+
+def _descend(p: Tensor, O: Tensor, group: dict, scale: float, room: Tensor | None) -> None:  # noqa: E741
     lr, decay = group["lr"], group["weight_decay"]
     if isinstance(lr, Tensor) and torch.compiler.is_compiling():
         lr = lr.squeeze()  # reading it would break the graph
@@ -333,7 +373,11 @@ def _matrix_shape(p: Tensor) -> tuple[int, int]:
 
 
 def _not_for_muon(model: nn.Module, head: str | tuple[str, ...] | None) -> set[int]:
-    modules = dict(model.named_modules())
+    # DistributedDataParallel and torch.compile put a wrapper, and its name, around the model.
+    modules = {
+        name.removeprefix("module.").removeprefix("_orig_mod.").removeprefix("module."): module
+        for name, module in model.named_modules()
+    }
     if head is None:
         heads = [m for m in modules.values() if isinstance(m, nn.Linear)][-1:]
     else:

@@ -23,6 +23,9 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 SAFETY = 1.01
 """How far above its interval `orthogonalize` lets rounding put a singular value."""
 
+UNSETTLED = 7
+"""Steps of Polar Express after which all singular values are one, and safety is not needed."""
+
 REMEZ_STEPS = 20
 """More than enough, since the exchange converges quadratically."""
 
@@ -42,8 +45,9 @@ def orthogonalize(G, method="newton_schulz", *, steps=5, coefficients=None, eps=
 
     which takes every singular value σ to $p_k(\sigma) = a_k\sigma + b_k\sigma^3 + c_k\sigma^5$ and
     leaves U and V alone. "newton_schulz" uses `QUINTIC` in every step, "polar_express" the
-    `polar_express_coefficients`, with x / 1.01 in the place of x so that rounding does not leave
-    the interval. The result does not depend on the scale of G, and is zero where G is.
+    `polar_express_coefficients`, the first seven with x / 1.01 in the place of x, as the authors
+    do, so that rounding does not leave the interval. The result does not depend on the scale of G,
+    and is zero where G is.
 
     Computes in the dtype of G, except that "svd" takes half precision to float32 and back.
     Source: Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/; Amsel, Persson, Musco
@@ -180,7 +184,8 @@ def muon(
       w_{t+1} = w_t - \eta\lambda w_t - \eta\, s \operatorname{orthogonalize}(D_t), \qquad B_0 = 0$$
 
     With `nesterov=False`, D_t = B_t. With `average` the buffer is $B_t = \mu B_{t-1} + (1-\mu)z_t$
-    and $D_t = (1-\mu) z_t + \mu B_t$: the same directions, 1 − μ times as long, so the same steps.
+    and $D_t = (1-\mu) z_t + \mu B_t$: for a constant μ the same directions, 1 − μ times as long, so
+    the same steps.
     torch 2.13 keeps the average, Jordan's code the sum. The scale s is √max(1, out/in) in
     "original", 0.2·√max(out, in) in "match_rms_adamw" and √(out/in) in "rms_to_rms".
     Source: Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/; Liu et al. (2025),
@@ -245,9 +250,9 @@ def _svd(G):
 
 @cache
 def _safe_polar_express(steps) -> tuple[tuple[float, float, float], ...]:
-    return tuple(
-        (a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in polar_express_coefficients(steps)
-    )
+    quintics = polar_express_coefficients(steps)
+    safe = [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in quintics[:UNSETTLED]]
+    return (*safe, *quintics[UNSETTLED:])
 
 
 def _minimax_quintic(low, high) -> np.ndarray:

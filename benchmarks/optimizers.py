@@ -1,6 +1,6 @@
 """A step of SGD and the adaptive methods on float32 parameters: optcore against torch.
 
-    python benchmarks/adaptive.py
+    python benchmarks/optimizers.py
 
 20 million parameters, in few tensors and in many, and how the time grows towards them. All variants
 take turns in one process; the tables show the median of a step. GB/s is the floor over the time,
@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import devices, heading, medians
 from torch.profiler import ProfilerActivity, profile
 
 import optcore.optim
@@ -66,32 +64,10 @@ def parameters(count: int, size: int, device: str) -> list[torch.Tensor]:
     return params
 
 
-def seconds_of_a_step(optimizer, device: str) -> float:
-    """Time one step, to its end on the device."""
-    synchronize(device)
-    start = time.perf_counter()
-    optimizer.step()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def synchronize(device: str) -> None:
-    """Wait until the device has done all its work."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def median_seconds(params, makers: dict[str, Callable], device: str) -> dict[str, float]:
-    """Median seconds of a step, by variant."""
-    optimizers = {label: make(params) for label, make in makers.items()}
-    for optimizer in optimizers.values():
-        for _ in range(2):
-            optimizer.step()
-    seconds = {label: [] for label in optimizers}
-    for _ in range(REPETITIONS):
-        for label, optimizer in optimizers.items():
-            seconds[label].append(seconds_of_a_step(optimizer, device))
-    return {label: statistics.median(times) for label, times in seconds.items()}
+def step_seconds(params, makers: dict[str, Callable], device: str) -> dict[str, float]:
+    """Median seconds of a step, by variant; one set of parameters serves all."""
+    steps = {label: make(params).step for label, make in makers.items()}
+    return medians(steps, REPETITIONS, device)
 
 
 def extra_bytes(params, makers: dict[str, Callable], device: str) -> dict[str, float]:
@@ -144,7 +120,7 @@ def report(layout: str, device: str) -> list[str]:
     above = []
     for method, (name, options, floor) in METHODS.items():
         makers = variants(name, options)
-        seconds = median_seconds(params, makers, device)
+        seconds = step_seconds(params, makers, device)
         memory = extra_bytes(params, makers, device)
         best = min(s for label, s in seconds.items() if label.startswith("torch"))
         for label, s in seconds.items():
@@ -168,7 +144,7 @@ def report_growth(device: str) -> None:
     for method, (name, options, _) in METHODS.items():
         cells = []
         for params in sizes.values():
-            seconds = median_seconds(params, variants(name, options), device)
+            seconds = step_seconds(params, variants(name, options), device)
             best = min(s for label, s in seconds.items() if label.startswith("torch"))
             each = 1e9 * seconds["optcore"] / sum(p.numel() for p in params)
             cells.append(f"{each:8.2f} ({seconds['optcore'] / best:.2f})")
@@ -177,20 +153,15 @@ def report_growth(device: str) -> None:
 
 def main() -> int:
     """Print a table for every device and layout; return the exit code."""
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    names = ["CPU", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))]
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {', '.join(names)}")
-    print(f"load average {load}; medians of {REPETITIONS}; ratio: to torch's best")
-    print(f"floor in bytes a parameter: { {m: row[2] for m, row in METHODS.items()} }")
-    for device in devices:
+    above = []
+    for device in devices():
+        print(f"{heading(device)}; medians of {REPETITIONS}; ratio: to torch's best")
+        print(f"floor in bytes a parameter: { {m: row[2] for m, row in METHODS.items()} }")
         check_peak_bytes(device)
-    above = [line for device in devices for layout in LAYOUTS for line in report(layout, device)]
-    for device in devices:
+        above += [line for layout in LAYOUTS for line in report(layout, device)]
         report_growth(device)
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    print(f"\nload average at the end {load}; limit {LIMIT}")
-    print("\n".join(f"ABOVE: {line}" for line in above) or "every method is within the limits")
+        print(f"\nat the end: {heading(device)}")
+    print("\n".join(f"ABOVE: {line}" for line in above) or f"every method is within {LIMIT}")
     return int(bool(above))
 
 
