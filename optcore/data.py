@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import pooch
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -97,6 +99,27 @@ def mnist_or_digits() -> Data:
     except DataUnavailable as error:
         print(f"{error} This page runs on scikit-learn's digits instead: its numbers differ.")
         return digits()
+
+
+def coarse(data: Data, side: int) -> Data:
+    """Average squares of pixels until images have at most `side` rows and columns.
+
+    Raises:
+        ValueError: `side` is below 1, or an image does not divide into squares of that many pixels.
+    """
+    if side < 1:
+        raise ValueError(f"side must be at least 1, got {side}.")
+    pixels = math.ceil(max(data.shape) / side)
+    if any(length % pixels for length in data.shape):
+        raise ValueError(f"images of {data.shape} pixels do not divide into {pixels}×{pixels}.")
+    means = [
+        avg_pool2d(x.view(-1, 1, *data.shape), pixels).flatten(1)
+        for x in (data.x, data.x_val, data.x_test)
+    ]
+    rows, columns = (length // pixels for length in data.shape)
+    return data._replace(
+        shape=(rows, columns), **dict(zip(("x", "x_val", "x_test"), means, strict=True))
+    )
 
 
 def mnist_available() -> bool:

@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -103,7 +104,8 @@ def warm_up(steps: int, *, start: float = 0.0) -> Schedule:
 
     The first step has s + (1 − s)/W, step W the full rate. In torch: `LinearLR(start_factor=s +
     (1 - s) / W, total_iters=W - 1)`.
-    Source: Goyal et al. (2017), section 2.2, arXiv:1706.02677, with s = 1/k for k workers.
+    Source: Goyal et al. (2017), section 2.2, arXiv:1706.02677, whose first step has the rate
+    1/k for k workers: that is `linear(W, start=1 / k, end=1)`.
 
     Args:
         steps: W ≥ 0; 0 is no warm-up.
@@ -228,10 +230,12 @@ def lambda_lr(optimizer: Optimizer, schedule: Schedule | Sequence[Schedule]) -> 
 
     Call its `step()` after each step of the optimizer. To resume a run, make both objects, then
     load both `state_dict`s. A scheduler sets the rate of the first step when it is made: made after
-    the optimizer was loaded, it overwrites the rate.
+    the optimizer was loaded, it overwrites the rate. The peak is the rate at which the optimizer
+    was made; add groups before.
 
     Args:
-        optimizer: any; its groups keep their own rates, the schedule multiplies each.
+        optimizer: any; its groups keep their own rates, the schedule multiplies each. A rate that
+            is a tensor becomes a tensor of the group's own, which is then written into.
         schedule: one for all groups, or one for each.
 
     Raises:
@@ -243,6 +247,10 @@ def lambda_lr(optimizer: Optimizer, schedule: Schedule | Sequence[Schedule]) -> 
             f"schedule must be one, or one for each of the {len(optimizer.param_groups)} groups, "
             f"got {len(schedules)}."
         )
+    for group in optimizer.param_groups:
+        # A rate that is a tensor is one tensor for all groups, and schedulers write into it.
+        if isinstance(group["lr"], Tensor):
+            group["lr"] = group["lr"].clone()
     return LambdaLR(optimizer, [lambda epoch, s=s: s(epoch + 1) for s in schedules])
 
 

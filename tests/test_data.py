@@ -185,3 +185,22 @@ def test_device(monkeypatch, cuda, mps, dtype, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert data.device(dtype).type == expected
+
+
+def test_coarse_images_are_means_of_squares():
+    digits = data.digits()
+    small = data.coarse(digits, 4)
+    assert small.shape == (4, 4)
+    assert (small.x.shape, small.x_val.shape, small.x_test.shape) == (
+        (1197, 16), (300, 16), (300, 16)
+    )  # fmt: skip
+    image = digits.x_test[7].view(8, 8)
+    assert small.x_test[7].view(4, 4)[1, 3].item() == pytest.approx(
+        image[2:4, 6:8].mean().item(), rel=1e-6
+    )
+    assert torch.equal(data.coarse(digits, 14).x, digits.x)
+    assert small.y is digits.y
+    with pytest.raises(ValueError, match="side must be at least 1, got 0"):
+        data.coarse(digits, 0)
+    with pytest.raises(ValueError, match=r"images of \(8, 8\) pixels do not divide into 3×3"):
+        data.coarse(digits, 3)

@@ -57,6 +57,7 @@ from optcore.schedules import (
         (warm_up_stable_decay(3, warm_up=0, decay=0), [1, 1, 1, 1]),
         (compose([constant(2), power(1)], [2]), [2, 2, 1, 1 / 2]),
         (compose([constant(2), power(1), constant(7)], [1, 3]), [2, 1, 1 / 2, 7]),
+        (compose([constant(2), constant(3), power(1)], [1, 2]), [2, 3, 1, 1 / 2]),
         (compose([constant(2), power(1)], [0]), [1, 1 / 2, 1 / 3, 1 / 4]),
         (compose([power(1)], []), [1, 1 / 2, 1 / 3, 1 / 4]),
         (multiply(), [1, 1, 1, 1]),
@@ -214,6 +215,16 @@ def test_a_tensor_rate_keeps_its_place():
     scheduler.step()
     assert scheduler.optimizer.param_groups[0]["lr"] is place
     assert place.item() == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("module", [optim, torch.optim])
+def test_groups_that_share_a_tensor_as_rate_are_told_apart(module):
+    rate = torch.tensor(0.3)
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))]} for _ in range(2)]
+    optimizer = module.AdamW(groups, lr=rate)
+    lambda_lr(optimizer, [constant(1.0), constant(0.1)])
+    assert [g["lr"].item() for g in optimizer.param_groups] == pytest.approx([0.3, 0.03])
+    assert rate.item() == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
