@@ -18,6 +18,8 @@ FUSED = {
     "mps": (torch.float32, torch.float16, torch.bfloat16),
 }
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 
 class CheckedOptimizer(Optimizer):
     """A torch optimizer that checks its arguments and updates one group at a time."""
@@ -81,12 +83,14 @@ class CheckedOptimizer(Optimizer):
 def can_be_fused(p: Tensor, *buffers: Tensor) -> bool:
     """Whether torch's fused kernels update `p`, and its buffers with it, correctly."""
     # The kernel walks through memory in order, whatever the strides, and wants one dtype.
-    tensors = (p, p.grad, *buffers)
-    return (
-        is_plain(p)
-        and p.dtype in FUSED.get(p.device.type, ())
-        and all(x.dtype is p.dtype and x.layout is torch.strided for x in tensors)
-        and any(all(x.is_contiguous(memory_format=f) for x in tensors) for f in _formats(p))
+    dtype, z = p.dtype, p.grad
+    if not is_plain(p) or dtype not in FUSED.get(p.device.type, ()) or z.is_sparse:
+        return False
+    for x in (z, *buffers):
+        if x.dtype is not dtype:
+            return False
+    return _contiguous((p, z, *buffers)) or (
+        p.ndim in CHANNELS_LAST and _contiguous((p, z, *buffers), CHANNELS_LAST[p.ndim])
     )
 
 
@@ -120,9 +124,8 @@ def name_of(group: dict, i: int) -> str:
     return group["param_names"][i] if "param_names" in group else f"params[{i}]"
 
 
-def _formats(p: Tensor) -> tuple[torch.memory_format, ...]:
-    last = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
-    return (torch.contiguous_format, *last.get(p.ndim, ()))
+def _contiguous(tensors, memory_format=torch.contiguous_format) -> bool:
+    return all(x.is_contiguous(memory_format=memory_format) for x in tensors)
 
 
 def nonnegative(group: dict, **names: str) -> None:
