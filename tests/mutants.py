@@ -119,7 +119,11 @@ MUTANTS = {
         ("(1 - beta2) * z**2", "(1 - beta2) * z"),
     ],
     ("optim/adaptive.py", "class _AdaptiveOptimizer"): [
-        ('if key != "step" and state_dtype(p) is not p.dtype', "if False"),
+        ('and key != "step" and state_dtype(p) is not p.dtype', "and False"),
+        ("torch.is_tensor(value) and key", "key"),
+        ("restore, prepend=True", "restore, prepend=False"),
+        ("else _as_tensor(group", "else _scalar(group"),
+        ("w.clone() if group", "w if group"),
         ('in loaded["state"].get', 'in state_dict["state"].get'),
         ("if p.grad.is_sparse and self.name", "if False"),
         ("if wants_kernel and can_be_fused", "if wants_kernel or can_be_fused"),
@@ -135,7 +139,7 @@ MUTANTS = {
             "(torch.view_as_real(x) for x in",
             "(torch.view_as_real(x.conj().resolve_conj()) for x in",
         ),
-        ("torch._foreach_add_(steps, torch.ones(()) if", "torch._foreach_add_(steps, 0 if"),
+        ('torch.ones((), device="cpu") if', "0 if"),
     ],
     ("optim/adaptive.py", "class Adagrad"): [
         ("self._state_of(group, p, self._keys(group))", "pass"),
@@ -179,6 +183,12 @@ MUTANTS = {
     ("optim/adaptive.py", "class AdamW("): [
         ("decoupled_weight_decay=True,", "decoupled_weight_decay=False,"),
         ('group["decoupled_weight_decay"] = True', "pass"),
+    ],
+    ("optim/adaptive.py", "def _dtype_of_step("): [
+        (
+            "torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32",
+            "torch.get_default_dtype()",
+        ),
     ],
     ("optim/adaptive.py", "def state_dtype("): [
         ("torch.float32 if p.dtype in", "p.dtype if p.dtype in"),
@@ -241,10 +251,13 @@ MUTANTS = {
         ("{**ADAMW, **param_group}", "{**param_group, **ADAMW}"),
     ],
     ("optim/muon.py", "def _update_alike("): [
-        ('group["ns_dtype"] or state_dtype(first)', "torch.bfloat16"),
+        ("_iteration_dtype(group, first)", "torch.bfloat16"),
+        ('early = not group["eps"] or dtype is torch.float16', "early = False"),
+        ('early = not group["eps"] or dtype is torch.float16', 'early = not group["eps"]'),
+        ("clamp(min=group", "add(group"),
         ("rules.scale(shape,", "rules.scale(first.shape[-2:],"),
         ("params[start : start + size]", "params[start : start + 1]"),
-        ("D[: len(batch)]), batch", "D[-len(batch) :]), batch"),
+        ("_orthogonalized(group, X)", "_orthogonalized(group, X.flip(0))"),
         ("dtype=state_dtype(first)", "dtype=dtype"),
     ],
     ("optim/muon.py", "def _direction("): [
@@ -255,10 +268,22 @@ MUTANTS = {
     ],
     ("optim/muon.py", "def gram_iteration("): [
         ("product(P, product(R, P))", "product(R, P)"),
+        ("_blocks(steps, X.dtype) if n >= 2 * m else", "[steps] if n >= 2 * m else"),
         ("Q = P if Q is None else product(P, Q)", "Q = P"),
         ("add_(a)", "add_(1)"),
         ("product(X.mT, X) if tall", "product(X, X.mT) if tall"),
         ("X if X.ndim == 3 else X[None]", "X"),
+    ],
+    ("optim/muon.py", "def _update_sharded("): [
+        ('clamp(min=group["eps"])', "clamp(min=1)"),
+        ("_descend(p, O.reshape(p.shape).to(p.dtype), group, factor", "_descend(p, O, group, 1"),
+    ],
+    ("optim/muon.py", "GROWTH = {"): [
+        ("torch.bfloat16: 12", "torch.bfloat16: 50"),
+        ("torch.float16: 12", "torch.float16: 50"),
+    ],
+    ("optim/muon.py", "def _iteration_dtype("): [
+        ('group["method"] == "svd" or ', ""),
     ],
     ("optim/muon.py", "def _descend("): [
         ("1 - float(lr) * decay", "1 - float(lr) * scale * decay"),
@@ -276,7 +301,7 @@ MUTANTS = {
         ("] = z.clone()", "] = z"),
         ("z.add(b, alpha=beta) if", "b.add(z, alpha=beta) if"),
         (".mul_(beta).add_(z, alpha=1", ".mul_(beta).add_(z, alpha=-1"),
-        ('alpha=-float(group["lr"])', 'alpha=float(group["lr"])'),
+        (" or torch.compiler.is_compiling()", ""),
         ('nesterov=group["nesterov"]', "nesterov=False"),
         ('maximize=group["maximize"]', "maximize=False"),
         ('weight_decay=group["weight_decay"]', "weight_decay=0.0"),
@@ -291,29 +316,39 @@ MUTANTS = {
         ('"cpu": (torch.float32, torch.float64)', '"cpu": (torch.float32, torch.bfloat16)'),
     ],
     ("optim/base.py", "def can_be_fused("): [
-        ("and p.is_contiguous()", ""),
-        ("and z.is_contiguous()", ""),
-        ("and buffer.is_contiguous()", ""),
+        ("_contiguous((p, z, *buffers)) or", "_contiguous((z, *buffers)) or"),
+        ("_contiguous((p, z, *buffers)) or", "_contiguous((p, *buffers)) or"),
+        ("_contiguous((p, z, *buffers)) or", "_contiguous((p, z)) or"),
+        ("not is_plain(p) or ", ""),
+        ("for x in (z, *buffers):", "for x in buffers:"),
+    ],
+    ("optim/base.py", "def subtract("): [
+        ("z.clone() if lr.requires_grad else z", "z"),
+        ("lr.requires_grad or torch.compiler.is_compiling()", "lr.requires_grad"),
+        ("lr.requires_grad or torch.compiler.is_compiling()", "torch.compiler.is_compiling()"),
+        ("value=-1", "value=1"),
+        ("alpha=-float(lr)", "alpha=float(lr)"),
     ],
     ("optim/momentum.py", "class HeavyBall"): [
-        (".mul_(beta).add_(z, alpha=-lr)", ".add_(z, alpha=-lr).mul_(beta)"),
-        (".mul_(beta).add_(z, alpha=-lr)", ".mul_(beta).add_(z, alpha=-lr * (1 - beta))"),
+        (".mul_(beta)\n            subtract(displacement", "\n            subtract(displacement"),
+        ('subtract(displacement, z, group["lr"])', 'subtract(displacement, z / 2, group["lr"])'),
         ("p.add_(displacement)", "p.sub_(displacement)"),
         ("alpha=1 - beta)", "alpha=1)"),
         ("alpha=1 - beta)", "alpha=beta)"),
-        ("p.add_(v, alpha=-lr)", "p.add_(v, alpha=-lr / (1 - beta))"),
+        ("subtract(p, v, group", "subtract(p, 2 * v, group"),
         ('"exp_avg")', '"displacement")'),
     ],
     ("optim/momentum.py", "class Nesterov"): [
-        ("p.add_(z, alpha=-lr).add_(displacement, alpha=beta)", "p.add_(displacement)"),
-        (".add_(displacement, alpha=beta)", ".add_(displacement)"),
-        (".mul_(beta).add_(z, alpha=-lr)", ".mul_(beta).add_(z, alpha=lr)"),
+        ('        subtract(p, z, group["lr"])\n', ""),
+        ('.add_(displacement, alpha=group["momentum"])', ".add_(displacement)"),
+        ("subtract(displacement, z, group", "subtract(displacement, -z, group"),
     ],
     ("optim/momentum.py", "def gradient_of("): [
         ("p.grad.neg() if group", "p.grad.neg_() if group"),
         ('p.grad.neg() if group["maximize"]', "p.grad.neg() if False"),
         ("return z.add(p, alpha", "return z.add_(p, alpha"),
-        ("return z.add(p, alpha=group", "return z.sub(p, alpha=group"),
+        ("return z.add(p, alpha=decay)", "return z.sub(p, alpha=decay)"),
+        ("addcmul(p.clone(), decay)", "addcmul(p, decay)"),
     ],
     ("optim/base.py", "def add_param_group("): [
         ("            self.param_groups.pop()\n", ""),
@@ -329,7 +364,7 @@ MUTANTS = {
     ],
     ("optim/base.py", "def _check_group("): [
         ("0 <= lr < math.inf", "0 <= lr"),
-        ("if not (p.is_floating_point() or p.is_complex())", "if False"),
+        ('group.get("fused") and group.get("foreach")', "False"),
     ],
     ("optim/base.py", "def nonnegative("): [
         ("0 <= group[key] < math.inf", "group[key] < math.inf"),
@@ -479,6 +514,7 @@ MUTANTS = {
         ("max(warm_up, 1), 1.0)", "max(warm_up, 1), 2.0)"),
     ],
     ("schedules.py", "def compose("): [
+        ("t - milestones[k - 1] if k", "t - milestones[0] if k"),
         ("bisect_left", "bisect_right"),
         ("t - milestones[k - 1] if k else t", "t"),
         ("if any(a >= b", "if any(a > b"),
@@ -487,6 +523,7 @@ MUTANTS = {
         ("math.prod(schedule(t) for", "sum(schedule(t) for"),
     ],
     ("schedules.py", "def lambda_lr("): [
+        ('group["lr"].clone()', 'group["lr"]'),
         ("s(epoch + 1)", "s(epoch)"),
         ("s(epoch + 1)", "schedules[0](epoch + 1)"),
     ],
@@ -509,6 +546,10 @@ MUTANTS = {
         ("/ 255", "/ 256"),
         ("x[:cut], y[:cut], x[cut:], y[cut:]", "x[-cut:], y[-cut:], x[:-cut], y[:-cut]"),
         ("y[cut:], x_test", "y[:10_000], x_test"),
+    ],
+    ("data.py", "def coarse("): [
+        ("(rows, columns)", "(columns + 1, rows)"),
+        ("math.ceil(max(data.shape) / side)", "side"),
     ],
     ("data.py", "def digits("): [
         ("bunch.target[order]", "bunch.target"),
