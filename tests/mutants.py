@@ -275,7 +275,8 @@ MUTANTS = {
         ("X if X.ndim == 3 else X[None]", "X"),
     ],
     ("optim/muon.py", "def _update_sharded("): [
-        ('clamp(min=group["eps"])', "clamp(min=1)"),
+        ('max(group["eps"], torch.finfo(X.dtype).tiny)', "1"),
+        ('max(group["eps"], torch.finfo(X.dtype).tiny)', 'group["eps"]'),
         ("_descend(p, O.reshape(p.shape).to(p.dtype), group, factor", "_descend(p, O, group, 1"),
     ],
     ("optim/muon.py", "GROWTH = {"): [

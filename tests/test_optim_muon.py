@@ -604,6 +604,18 @@ def test_two_processes_step_as_one(tmp_path):
         assert_same(torch.load(f"{results}{rank}"), [p.detach() for p in model.parameters()])
 
 
+class Subclass(torch.Tensor):
+    """What a DTensor is to the optimizer: not a plain tensor."""
+
+
+def test_a_zero_gradient_of_a_subclass_leaves_the_decay():
+    (p,) = leaves(((4, 6),))
+    special = p.detach().clone().as_subclass(Subclass).requires_grad_()
+    special.grad = torch.zeros_like(special)
+    optim.Muon([special], lr=0.1, weight_decay=0.5, eps=0.0).step()
+    torch.testing.assert_close(special.detach().as_subclass(torch.Tensor), 0.95 * p.detach())
+
+
 def test_sharded_parameters(tmp_path):
     """FSDP2's parameters are DTensors: no kernel, no `out`, no batches."""
     torch.distributed.init_process_group(

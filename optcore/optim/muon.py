@@ -269,7 +269,7 @@ class Muon(AdamW):
         # A DTensor, say, which takes no `out` and belongs to no batch: torch's own sequence.
         shape = _matrix_shape(p)
         X = self._direction(group, p, None).reshape(shape).to(_iteration_dtype(group, p))
-        X = X / X.norm().clamp(min=group["eps"])
+        X = X / X.norm().clamp(min=max(group["eps"], torch.finfo(X.dtype).tiny))
         if group["method"] == "svd":
             O = rules.orthogonalize(X, "svd")  # noqa: E741
         else:
