@@ -556,6 +556,18 @@ def test_compiled_steps_of_equal_shapes_are_kept_apart(form, lr, backend):
     assert_same(compiled, plain)
 
 
+def test_a_gradient_of_another_type_does_not_reach_the_kernel():
+    ends = []
+    for fused in (None, False):
+        p = torch.ones(3, requires_grad=True)
+        p.grad_dtype = FLOAT64
+        p.grad = torch.full((3,), 0.5, dtype=FLOAT64)
+        optim.SGD([p], lr=0.1, fused=fused).step()
+        ends.append(p.detach())
+    assert_same(*ends)
+    assert ends[0].tolist() == pytest.approx([0.95] * 3)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_autograd_reaches_the_rate_and_the_decay(momentum):
     def end(module, lr, decay):
