@@ -556,6 +556,21 @@ def test_compiled_steps_of_equal_shapes_are_kept_apart(form, lr, backend):
     assert_same(compiled, plain)
 
 
+class Subclass(torch.Tensor):
+    """What a DTensor is to the optimizer: not a plain tensor."""
+
+
+def test_a_subclass_does_not_reach_the_kernel(monkeypatch):
+    def refuse(*args, **options):
+        raise NotImplementedError("no sharding strategy")
+
+    monkeypatch.setattr(torch, "_fused_sgd_", refuse)
+    p = torch.ones(3).as_subclass(Subclass).requires_grad_()
+    p.grad = torch.full_like(p, 0.5)
+    optim.SGD([p], lr=0.1).step()
+    assert p.tolist() == pytest.approx([0.95] * 3)
+
+
 def test_a_gradient_of_another_type_does_not_reach_the_kernel():
     ends = []
     for fused in (None, False):
