@@ -323,19 +323,20 @@ def test_the_safety_factor_is_the_papers():
 # --- muon
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4)], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_steps_are_the_equation(method, nesterov, decay):
-    lr, mu = 0.05, 0.9
-    w = matrix(4, 6, seed=9)
+def test_steps_are_the_equation(method, nesterov, decay, shape):
+    lr, mu, s = 0.05, 0.9, max(1, shape[0] / shape[1]) ** 0.5
+    w = matrix(*shape, seed=9)
     state, expected = None, w
-    gradients = [matrix(4, 6, seed=t) for t in range(6)]
+    gradients = [matrix(*shape, seed=t) for t in range(6)]
     for t, z in enumerate(gradients):
         B = sum(mu ** (t - r) * gradients[r] for r in range(t + 1))
         D = z + mu * B if nesterov else B
         step = orthogonalize(D, method)
-        expected = expected - lr * decay * expected - lr * step
+        expected = expected - lr * decay * expected - lr * s * step
         w, state = muon(
             w, z, state, lr=lr, momentum=mu, nesterov=nesterov, weight_decay=decay, method=method
         )
