@@ -99,24 +99,22 @@ def linear(steps: int, *, start: float = 1.0, end: float = 0.0) -> Schedule:
     return _from_step_one(lambda t: start + (end - start) * min((t - 1) / steps, 1.0))
 
 
-def warm_up(steps: int, *, start: float = 0.0) -> Schedule:
-    r"""Rise to 1 in W equal steps: $s + (1 - s)\min(t/W, 1)$.
+def warm_up(steps: int) -> Schedule:
+    r"""Rise to 1 in W equal steps: $\min(t/W, 1)$.
 
-    The first step has s + (1 − s)/W, step W the full rate. In torch: `LinearLR(start_factor=s +
-    (1 - s) / W, total_iters=W - 1)`.
+    The first step has 1/W, step W the full rate. In torch: `LinearLR(start_factor=1 / W,
+    total_iters=W - 1)`.
     Source: Goyal et al. (2017), section 2.2, arXiv:1706.02677, whose first step has the rate
     1/k for k workers: that is `linear(W, start=1 / k, end=1)`.
 
     Args:
         steps: W ≥ 0; 0 is no warm-up.
-        start: s from 0 to 1, the value of step 0, which is never made.
 
     Raises:
-        ValueError: `steps` is not an integer ≥ 0, or `start` is not between 0 and 1.
+        ValueError: `steps` is not an integer ≥ 0.
     """
     _whole("steps", steps, 0)
-    _share("start", start)
-    return _from_step_one(lambda t: start + (1 - start) * t / steps if t < steps else 1.0)
+    return _from_step_one(lambda t: t / steps if t < steps else 1.0)
 
 
 def cosine(steps: int, *, end: float = 0.0) -> Schedule:

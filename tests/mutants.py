@@ -122,7 +122,7 @@ MUTANTS = {
         ('and key != "step" and state_dtype(p) is not p.dtype', "and False"),
         ("torch.is_tensor(value) and key", "key"),
         ("restore, prepend=True", "restore, prepend=False"),
-        ("else _as_tensor(group", "else _scalar(group"),
+        ('lr = _as_tensor(group["lr"], p)', 'lr = _scalar(group["lr"])'),
         ("w.clone() if group", "w if group"),
         ('in loaded["state"].get', 'in state_dict["state"].get'),
         ("if p.grad.is_sparse and self.name", "if False"),
@@ -497,7 +497,6 @@ MUTANTS = {
     ],
     ("schedules.py", "def warm_up("): [
         ("t / steps", "(t - 1) / steps"),
-        ("start + (1 - start) * t", "start + t"),
         ("if t < steps", "if t <= steps + 1"),
     ],
     ("schedules.py", "def cosine("): [

@@ -41,8 +41,6 @@ from optcore.schedules import (
         (warm_up(0), [1, 1, 1, 1]),
         (warm_up(1), [1, 1, 1, 1]),
         (warm_up(3), [1 / 3, 2 / 3, 1, 1]),
-        (warm_up(3, start=0.25), [0.5, 0.75, 1, 1]),
-        (warm_up(3, start=1), [1, 1, 1, 1]),
         (cosine(2), [1, 0.5, 0, 0]),
         (cosine(3, end=0.2), [1, 0.8, 0.4, 0.2]),
         (cosine(1, end=1), [1, 1, 1, 1]),
@@ -71,7 +69,7 @@ def test_values(schedule, values):
 
 def test_a_warm_up_ends_at_exactly_one():
     for steps in range(1, 200):
-        assert warm_up(steps, start=0.1)(steps) == 1
+        assert warm_up(steps)(steps) == 1
         assert warm_up_stable_decay(200, warm_up=steps, decay=0)(steps) == 1
 
 
@@ -125,7 +123,6 @@ def warm_cosine(optimizer, W, N, end):
         (linear(7, start=0.5, end=0.2), lambda o: torchs.LinearLR(o, 0.5, 0.2, total_iters=7), 20),
         (linear(500), lambda o: torchs.LinearLR(o, 1.0, 0.0, total_iters=500), 520),
         (warm_up(9), lambda o: torchs.LinearLR(o, 1 / 9, total_iters=8), 20),
-        (warm_up(9, start=0.1), lambda o: torchs.LinearLR(o, 0.1 + 0.9 / 9, total_iters=8), 20),
         (warm_up(2), lambda o: torchs.LinearLR(o, 1 / 2, total_iters=1), 5),
         (cosine(500), lambda o: torchs.CosineAnnealingLR(o, 500), 501),
         (cosine(7, end=0.1), lambda o: torchs.CosineAnnealingLR(o, 7, eta_min=0.03), 8),
@@ -263,7 +260,6 @@ def test_torchs_own_adapter_would_ask_for_step_0():
         (lambda bad: inverse_time(1, offset=bad - 1), "offset must be a finite number > -1, got"),
         (lambda bad: linear(3, start=bad), "start must be a finite number ≥ 0, got"),
         (lambda bad: linear(3, end=bad), "end must be a finite number ≥ 0, got"),
-        (lambda bad: warm_up(3, start=bad), "start must be a number from 0 to 1, got"),
         (lambda bad: cosine(3, end=bad), "end must be a number from 0 to 1, got"),
         (lambda bad: step_decay(3, factor=bad), "factor must be a number from 0 to 1, got"),
         (

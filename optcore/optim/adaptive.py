@@ -101,7 +101,7 @@ class _AdaptiveOptimizer(CheckedOptimizer):
         on_device = group.get("capturable") or torch.compiler.is_compiling()
         t = state["step"].to(_exact(p)) if on_device else round(state["step"].item())
         # The rules do not look into tensors: a scheduler's last rate may be -1e-21 by rounding.
-        lr = _scalar(group["lr"]) if on_device else _as_tensor(group["lr"], p)
+        lr = _as_tensor(group["lr"], p)
         for w, z, *old in self._pieces(group, p, buffers):
             z = -z if group["maximize"] else z
             before = w.clone() if group.get("differentiable") else w.to(z.dtype)
@@ -172,7 +172,7 @@ class Adagrad(_AdaptiveOptimizer):
         foreach: accepted for torch's sake; its numbers are the loop's.
         maximize: ascend.
         differentiable: let autograd follow the step.
-        fused: torch's fused kernel; `None` takes it where it can.
+        fused: torch's fused kernel; `None` and `True` take it where it is right, else the rule.
         error_if_nonfinite: as in `SGD`.
 
     State: `step` and `sum`, as in torch.
@@ -447,7 +447,7 @@ class Adam(_AdaptiveOptimizer):
         maximize: ascend.
         capturable: keep the count of steps on the device.
         differentiable: let autograd follow the step.
-        fused: torch's fused kernel; `None` takes it where it can.
+        fused: torch's fused kernel; `None` and `True` take it where it is right, else the rule.
         decoupled_weight_decay: be `AdamW`.
         error_if_nonfinite: as in `SGD`.
 
