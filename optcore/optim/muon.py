@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ LARGE_BATCH = 2**25
 # The most by which a block of the Gram form may raise a small singular value.
 GROWTH = {torch.bfloat16: 12, torch.float16: 12}
 LARGE_GROWTH = 1000
+
+# On a CPU a symmetric product is computed by panels of so many rows, up to the diagonal.
+PANEL = 256
 
 ADAMW = {
     "lr": 3e-4,
@@ -333,16 +337,31 @@ def gram_iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor
     tall = X.shape[-2] > X.shape[-1]
     m, n = sorted(X.shape[-2:])
     for block in _blocks(steps, X.dtype) if n >= 2 * m else [[step] for step in steps]:
-        R, Q = product(X.mT, X) if tall else product(X, X.mT), None
+        R = _symmetric(product, X.mT, X) if tall else _symmetric(product, X, X.mT)
+        Q = None
         for k, (a, b, c) in enumerate(block, start=1):
-            P = add_product(R, R, R, beta=b, alpha=c)
+            P = _symmetric(partial(add_product, beta=b, alpha=c), R, R, R)
             P.diagonal(dim1=-2, dim2=-1).add_(a)
-            Q = P if Q is None else product(P, Q)
+            Q = P if Q is None else _symmetric(product, P, Q)
             if k < len(block):
-                R = product(P, product(R, P))
+                R = _symmetric(product, P, _symmetric(product, R, P))
         # `@` would copy a transposed operand.
         X = product(X, Q.mT) if tall else product(Q, X)
     return X if X.ndim == 3 else X[None]
+
+
+def _symmetric(product: Callable, A: Tensor, B: Tensor, *added: Tensor) -> Tensor:
+    # A B, which is symmetric, as all polynomials in X Xᵀ are: the other half is a copy.
+    m = A.shape[-2]
+    if A.device.type != "cpu" or m < 2 * PANEL:
+        return product(*added, A, B)
+    S = A.new_empty(*A.shape[:-1], m)
+    for start in range(0, m, PANEL):
+        rows, columns = slice(start, start + PANEL), slice(start + PANEL)
+        parts = [C[..., rows, columns] for C in added]
+        S[..., rows, columns] = product(*parts, A[..., rows, :], B[..., columns])
+        S[..., :start, rows] = S[..., rows, :start].mT
+    return S
 
 
 def _blocks(steps: list, dtype: torch.dtype) -> Iterator[list]:
