@@ -23,9 +23,6 @@ import optcore.optim
 from optcore.rules.muon import orthogonalize, polar_express_coefficients
 
 MODELS = {(4, 128): 31, (6, 256): 15, (12, 768): 5}  # (layers, d): repetitions
-# The last one is not reached: at d = 768 a CPU is busy with products alone, and two steps a block
-# save 13 % of them. Three would save 20 %, but in bfloat16 they make small matrices explode
-# (`GROWTH` in optcore/optim/muon.py).
 LIMITS = {"cpu": {(4, 128): 0.5, (6, 256): 0.7, (12, 768): 0.8}}
 LIMIT_ON_A_GPU = 0.5
 STEPS = 5

@@ -10,6 +10,7 @@ from optimizer_helpers import FLOAT64, advance, assert_same, leaves
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.utils.flop_counter import FlopCounterMode
 
 from optcore import optim
 from optcore.optim.muon import gram_iteration, iteration
@@ -29,6 +30,8 @@ OPTIONS = [
     {"lr": torch.tensor(1e-3, dtype=FLOAT64)},
 ]
 over_options = pytest.mark.parametrize("options", OPTIONS, ids=str)
+# Rows of a panel of a symmetric product: one panel, panels that fill a matrix, panels that do not.
+panels = pytest.mark.parametrize("panel", [256, 2, 3])
 both_forms = pytest.mark.parametrize("gram", [True, False])
 
 
@@ -129,7 +132,9 @@ def test_200_steps_in_float64_are_the_rules(method, adjust, nesterov, decay, gra
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 8), (8, 3), (2, 40), (5, 9)], ids=str)
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7])
-def test_both_forms_are_one_polynomial(shape, steps):
+@panels
+def test_both_forms_are_one_polynomial(monkeypatch, shape, steps, panel):
+    monkeypatch.setattr(optim.muon, "PANEL", panel)
     X = torch.randn(3, *shape, dtype=FLOAT64, generator=torch.Generator().manual_seed(0))
     X = rules.normalized(X)
     triples = rules.coefficients_of("newton_schulz", None, steps)
@@ -148,8 +153,10 @@ def test_both_forms_are_one_polynomial(shape, steps):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("method", ["newton_schulz", "polar_express"])
-def test_rounding_does_not_make_the_gram_form_explode(method, dtype):
+@pytest.mark.parametrize("panel", [256, 2])
+def test_rounding_does_not_make_the_gram_form_explode(monkeypatch, method, dtype, panel):
     """Small matrices with a few large singular values and many small ones are the worst."""
+    monkeypatch.setattr(optim.muon, "PANEL", panel)
     generator = torch.Generator().manual_seed(0)
     triples = rules.coefficients_of(method, None, 5)
     for m, n in ((2, 4), (4, 8), (8, 32), (32, 64)):
@@ -160,6 +167,18 @@ def test_rounding_does_not_make_the_gram_form_explode(method, dtype):
             for short in (X.to(dtype), X.mT.to(dtype)):
                 out = gram_iteration(short, triples).float()
                 assert torch.linalg.matrix_norm(out, 2).max() < 1.22  # 1.203 exactly
+
+
+@pytest.mark.parametrize("shape", [(600, 600), (512, 1100), (1100, 512)], ids=str)
+def test_large_symmetric_products_save_operations(shape):
+    """Panels of 256 rows: 512 rows leave out a quarter, 600 rows, of which the last panel has 88."""
+    X = rules.normalized(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
+    m, n = sorted(shape)
+    share = sum(min(256, m - i) * min(i + 256, m) for i in range(0, m, 256)) / m**2
+    with FlopCounterMode(display=False) as counter:
+        short = gram_iteration(X, [rules.QUINTIC])[0]
+    assert counter.get_total_flops() == 2 * (share * (m * m * n + m**3) + m * m * n)
+    torch.testing.assert_close(short, iteration(X[0], [rules.QUINTIC]), rtol=0, atol=1e-6)
 
 
 def test_the_gram_form_of_one_active_row():
@@ -546,9 +565,11 @@ def test_a_closure_is_called_with_gradients():
     assert p.grad is not None
 
 
-def test_compiled_with_a_schedule_it_compiles_once():
+@panels
+def test_compiled_with_a_schedule_it_compiles_once(monkeypatch, panel):
+    monkeypatch.setattr(optim.muon, "PANEL", panel)
     torch._dynamo.reset()
-    params = leaves(((4, 4), (8, 3)), torch.float32)
+    params = leaves(((5, 5), (8, 4)), torch.float32)
     rate = torch.tensor(0.1)
     optimizer = optim.Muon(params, lr=rate, ns_dtype=torch.float32)
     for p in params:

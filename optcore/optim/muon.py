@@ -14,14 +14,14 @@ from optcore.optim.base import CheckedOptimizer, is_plain, name_of, nonnegative
 from optcore.rules import muon as rules
 
 # Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
-BATCH = {"cpu": 2**20}
+BATCH = {"cpu": 2**21}
 LARGE_BATCH = 2**25
 
 # The most by which a block of the Gram form may raise a small singular value.
 GROWTH = {torch.bfloat16: 12, torch.float16: 12}
 LARGE_GROWTH = 1000
 
-# On a CPU a symmetric product is computed by panels of so many rows, up to the diagonal.
+# On a CPU a large symmetric product is computed by panels of so many rows, up to the diagonal.
 PANEL = 256
 
 ADAMW = {
@@ -55,7 +55,8 @@ class Muon(AdamW):
       Q_{k+1} = P_k Q_k, \qquad R_{k+1} = P_k R_k P_k, \qquad X_2 = Q_2 X_0$$
 
     It is the same polynomial with fewer products, rounded otherwise: in bfloat16 singular values
-    differ from torch's by a few per cent. Source: Jordan et al. (2024),
+    differ from torch's by a few per cent. All but the last are symmetric, and on a CPU most of the
+    other half of a large one is left out. Source: Jordan et al. (2024),
     https://kellerjordan.github.io/posts/muon/.
 
     Args:
@@ -243,31 +244,33 @@ class Muon(AdamW):
                 alike.setdefault((_matrix_shape(p), p.dtype, p.device), []).append(p)
             else:
                 self._update_sharded(group, p)
+        memory: dict[tuple, Tensor] = {}
         for (shape, _, _), same in alike.items():
-            self._update_alike(group, shape, same)
+            self._update_alike(group, shape, same, memory)
 
-    def _update_alike(self, group, shape, params):
-        first, entries = params[0], BATCH.get(params[0].device.type, LARGE_BATCH)
-        size = min(len(params), max(1, entries // max(1, math.prod(shape))))
+    def _update_alike(self, group, shape, params, memory):
+        first, entries = params[0], math.prod(shape)
+        size = BATCH.get(first.device.type, LARGE_BATCH) // max(1, entries)
+        size = min(len(params), max(1, size))
         dtype = _iteration_dtype(group, first)
         early = not group["eps"] or dtype is torch.float16
-        # Every batch uses this memory: on a CPU the system takes longer to hand out fresh pages
-        # than a pass over them takes.
-        D = torch.empty(size, *shape, dtype=dtype, device=first.device)
-        room = torch.empty(first.shape, dtype=state_dtype(first), device=first.device)
+        room = _taken(memory, "iterations", (size, *shape), dtype, first.device)
+        one = _taken(memory, "directions", shape, state_dtype(first), first.device)
         factor = rules.scale(shape, group["adjust_lr_fn"] or "original")
         for start in range(0, len(params), size):
             batch = params[start : start + size]
-            X = D[: len(batch)]
-            for x, p in zip(X, batch, strict=True):
-                direction = self._direction(group, p, room.view(p.shape)).reshape(shape)
+            X = room[: len(batch)]
+            for x, p in zip(X.unbind(), batch, strict=True):
+                direction = _shaped(self._direction(group, p, _shaped(one, p.shape)), shape)
                 # float16 lacks the range, and without ε no scale is too small: divide before.
                 x.copy_(rules.normalized(direction, group["eps"]) if early else direction)
             if not early:
                 # Each norm by itself, as torch rounds it.
-                X.div_(torch.stack([x.norm() for x in X]).clamp(min=group["eps"])[:, None, None])
-            for O, p in zip(_orthogonalized(group, X), batch, strict=True):  # noqa: E741
-                _descend(p, O.reshape(p.shape), group, factor, room.view(p.shape))
+                norms = torch._foreach_norm(X.unbind())
+                torch._foreach_clamp_min_(norms, group["eps"])
+                torch._foreach_div_(X.unbind(), norms)
+            for O, p in zip(_orthogonalized(group, X, memory).unbind(), batch, strict=True):  # noqa: E741
+                _descend(p, _shaped(O, p.shape), group, factor, _shaped(one, p.shape))
 
     def _update_sharded(self, group, p):
         # A DTensor, say, which takes no `out` and belongs to no batch: torch's own sequence.
@@ -290,12 +293,26 @@ class Muon(AdamW):
         return torch.lerp(z, B, mu, out=room) if group["nesterov"] else B
 
 
-def _orthogonalized(group: dict, X: Tensor) -> Tensor:
+def _taken(memory: dict, use: str, shape: tuple[int, ...], dtype, device) -> Tensor:
+    # A tensor in memory that all batches of a step use: on a CPU the system takes longer to hand
+    # out fresh pages than a pass over them takes.
+    key, entries = (use, dtype, device), math.prod(shape)
+    if key not in memory or len(memory[key]) < entries:
+        memory[key] = torch.empty(entries, dtype=dtype, device=device)
+    return memory[key][:entries].view(shape)
+
+
+def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    # To ask is faster than a view.
+    return x if x.shape == shape else x.reshape(shape)
+
+
+def _orthogonalized(group: dict, X: Tensor, memory: dict) -> Tensor:
     if group["method"] == "svd":
         return rules.orthogonalize(X, "svd")
     steps = _coefficients(group)
     if group["gram"]:
-        return gram_iteration(X, steps)
+        return gram_iteration(X, steps, memory)
     return torch.stack([iteration(x, steps) for x in X])
 
 
@@ -324,7 +341,9 @@ def iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
     return X
 
 
-def gram_iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
+def gram_iteration(
+    X: Tensor, steps: list[tuple[float, float, float]], memory: dict | None = None
+) -> Tensor:
     """Do the same by products of XXᵀ, several steps at a time where that is shorter.
 
     Two steps take 8a + 4 times m³ operations in `iteration` and 4a + 10 here, a = n/m. One step
@@ -336,32 +355,36 @@ def gram_iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor
         product, add_product = torch.bmm, torch.baddbmm
     tall = X.shape[-2] > X.shape[-1]
     m, n = sorted(X.shape[-2:])
+    memory = {} if memory is None else memory
+    R, P, Q, S = _taken(memory, "squares", (4, *X.shape[:-2], m, m), X.dtype, X.device)
+    Y, Z = _taken(memory, "products", (2, *X.shape), X.dtype, X.device)
     for block in _blocks(steps, X.dtype) if n >= 2 * m else [[step] for step in steps]:
-        R = _symmetric(product, X.mT, X) if tall else _symmetric(product, X, X.mT)
-        Q = None
-        for k, (a, b, c) in enumerate(block, start=1):
-            P = _symmetric(partial(add_product, beta=b, alpha=c), R, R, R)
+        _symmetric(product, *((X.mT, X) if tall else (X, X.mT)), out=R)
+        for k, (a, b, c) in enumerate(block):
+            if k:
+                R = _symmetric(product, P, _symmetric(product, R, P, out=S), out=R)
+                P, Q = (Q, P) if k == 1 else (P, Q)
+            _symmetric(partial(add_product, beta=b, alpha=c), R, R, R, out=P)
             P.diagonal(dim1=-2, dim2=-1).add_(a)
-            Q = P if Q is None else _symmetric(product, P, Q)
-            if k < len(block):
-                R = _symmetric(product, P, _symmetric(product, R, P))
+            if k:
+                Q, S = _symmetric(product, P, Q, out=S), Q
+        O = Q if len(block) > 1 else P  # noqa: E741
         # `@` would copy a transposed operand.
-        X = product(X, Q.mT) if tall else product(Q, X)
+        X, Y, Z = product(*((X, O.mT) if tall else (O, X)), out=Y), Z, Y
     return X if X.ndim == 3 else X[None]
 
 
-def _symmetric(product: Callable, A: Tensor, B: Tensor, *added: Tensor) -> Tensor:
+def _symmetric(product: Callable, A: Tensor, B: Tensor, *added: Tensor, out: Tensor) -> Tensor:
     # A B, which is symmetric, as all polynomials in X Xᵀ are: the other half is a copy.
     m = A.shape[-2]
     if A.device.type != "cpu" or m < 2 * PANEL:
-        return product(*added, A, B)
-    S = A.new_empty(*A.shape[:-1], m)
+        return product(*added, A, B, out=out)
     for start in range(0, m, PANEL):
         rows, columns = slice(start, start + PANEL), slice(start + PANEL)
         parts = [C[..., rows, columns] for C in added]
-        S[..., rows, columns] = product(*parts, A[..., rows, :], B[..., columns])
-        S[..., :start, rows] = S[..., rows, :start].mT
-    return S
+        out[..., rows, columns] = product(*parts, A[..., rows, :], B.mT[..., columns, :].mT)
+        out[..., :start, rows] = out[..., rows, :start].mT
+    return out
 
 
 def _blocks(steps: list, dtype: torch.dtype) -> Iterator[list]:
