@@ -171,7 +171,7 @@ def test_rounding_does_not_make_the_gram_form_explode(monkeypatch, method, dtype
 
 @pytest.mark.parametrize("shape", [(600, 600), (512, 1100), (1100, 512)], ids=str)
 def test_large_symmetric_products_save_operations(shape):
-    """Panels of 256 rows: 512 rows leave out a quarter, 600 rows, of which the last panel has 88."""
+    """With panels of 256 rows, and of the 88 that remain of 600."""
     X = rules.normalized(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
     m, n = sorted(shape)
     share = sum(min(256, m - i) * min(i + 256, m) for i in range(0, m, 256)) / m**2
