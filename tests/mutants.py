@@ -260,7 +260,7 @@ MUTANTS = {
         ("_orthogonalized(group, X, memory)", "_orthogonalized(group, X.flip(0), memory)"),
         ("norm(X, dim=(1, 2))", "norm(X, dim=2).amax(1)"),
         ("torch._foreach_norm(X.unbind())", "torch._foreach_norm(X.unbind(), 1)"),
-        ("dtype=state_dtype(first)", "dtype=dtype"),
+        ("shape, state_dtype(first)", "shape, dtype"),
     ],
     ("optim/muon.py", "def _direction("): [
         (".lerp_(z, 1 - mu)", ".mul_(mu).add_(z)"),
@@ -273,7 +273,7 @@ MUTANTS = {
             "_symmetric(product, last, _symmetric(product, R, last, out=S), out=R)",
             "R.copy_(R @ last)",
         ),
-        ("_blocks(steps, X.dtype) if n >= 2 * m else", "[steps] if n >= 2 * m else"),
+        ("_blocks(steps, X.dtype)", "[steps]"),
         ("Q, S = _symmetric(product, last, Q, out=S), Q", "Q = last"),
         (
             "Q, S = _symmetric(product, last, Q, out=S), Q",

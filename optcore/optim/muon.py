@@ -358,9 +358,15 @@ def gram_iteration(
     m, n = sorted(X.shape[-2:])
     tall = X.shape[-1] == m < n
     memory = {} if memory is None else memory
-    R, P, Q, S = _taken(memory, "squares", (4, *X.shape[:-2], m, m), X.dtype, X.device)
-    Y, Z = _taken(memory, "products", (2, *X.shape), X.dtype, X.device)
-    for block in _blocks(steps, X.dtype) if n >= 2 * m else [[step] for step in steps]:
+    like, square = (X.dtype, X.device), (*X.shape[:-2], m, m)
+    Y, Z = _taken(memory, "products", (2, *X.shape), *like)
+    R, Q = _taken(memory, "squares", (2, *square), *like)
+    if n >= 2 * m:
+        blocks = _blocks(steps, X.dtype)
+        P, S = _taken(memory, "other squares", (2, *square), *like)
+    else:
+        blocks = [[step] for step in steps]
+    for block in blocks:
         (a, b, c), *others = block
         _symmetric(product, *((X.mT, X) if tall else (X, X.mT)), out=R)
         _symmetric(partial(add_product, beta=b, alpha=c), R, R, R, out=Q)
