@@ -294,7 +294,7 @@ MUTANTS = {
         ("key, entries = (use, dtype, device)", "key, entries = (use, device)"),
     ],
     ("optim/muon.py", "def _shaped("): [
-        ("if x.shape == shape", "if len(x.shape) == len(shape)"),
+        ("x if x.shape == shape else x.reshape(shape)", "x"),
     ],
     ("optim/muon.py", "def _symmetric("): [
         ("m < 2 * PANEL", "True"),

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from optimizer_helpers import FLOAT64, advance, assert_same, leaves
+from optimizer_helpers import FLOAT64, advance, assert_same, gradient_like, leaves
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -196,6 +196,18 @@ def test_small_batches_change_nothing(monkeypatch, gram):
     whole = advance(in_float64(leaves(SHAPES), gram=gram), range(3))
     monkeypatch.setitem(optim.muon.BATCH, "cpu", 1)
     assert_same(advance(in_float64(leaves(SHAPES), gram=gram), range(3)), whole)
+
+
+@both_forms
+def test_parameters_of_several_types_share_no_memory(gram):
+    types = (torch.float32, FLOAT64, torch.bfloat16)
+    mixed = [leaves(SHAPES, dtype) for dtype in types]
+    together = in_float64([p for params in mixed for p in params], gram=gram)
+    advance(together, range(3), lambda p, t, i: gradient_like(p, t, i % len(SHAPES)))
+    for dtype, params in zip(types, mixed, strict=True):
+        alone = leaves(SHAPES, dtype)
+        advance(in_float64(alone, gram=gram), range(3))
+        assert_same(params, alone)
 
 
 @pytest.mark.parametrize("adjust", ["original", "match_rms_adamw", "rms_to_rms"])
