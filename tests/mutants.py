@@ -252,20 +252,24 @@ MUTANTS = {
     ],
     ("optim/muon.py", "def _update_alike("): [
         ("_iteration_dtype(group, first)", "torch.bfloat16"),
-        ('early = not group["eps"] or dtype is torch.float16', "early = False"),
-        ('early = not group["eps"] or dtype is torch.float16', 'early = not group["eps"]'),
+        ('if not group["eps"] or dtype is torch.float16', "if False"),
+        ('if not group["eps"] or dtype is torch.float16', 'if not group["eps"]'),
         ("clamp_(min=group", "add_(group"),
         ("rules.scale(shape,", "rules.scale(first.shape[-2:],"),
         ("params[start : start + size]", "params[start : start + 1]"),
-        ("_orthogonalized(group, X, memory)", "_orthogonalized(group, X.flip(0), memory)"),
-        ("norm(X, dim=(1, 2))", "norm(X, dim=2).amax(1)"),
-        ("torch._foreach_norm(X.unbind())", "torch._foreach_norm(X.unbind(), 1)"),
-        ("shape, state_dtype(first)", "shape, dtype"),
+        ("_orthogonalized(group, X, room)", "_orthogonalized(group, X.flip(0), room)"),
+        ("norm(D, dim=(1, 2), keepdim=True)", "norm(D, dim=2, keepdim=True).amax(1, True)"),
+        ("torch._foreach_norm(X.copy_(D).unbind())", "torch._foreach_norm(X.copy_(D).unbind(), 1)"),
+        ("torch._foreach_norm(X.copy_(D).unbind())", "torch._foreach_norm(D.unbind())"),
+        ("size * entries, state_dtype(first)", "size * entries, dtype"),
+        ("entries + room_of(shape)", "room_of(shape)"),
+        ("narrow[used:]", "narrow"),
     ],
     ("optim/muon.py", "def _direction("): [
         (".lerp_(z, 1 - mu)", ".mul_(mu).add_(z)"),
         ("torch.lerp(z, B, mu, out=room)", "torch.lerp(B, z, mu, out=room)"),
-        ("torch.lerp(z, B, mu, out=room)", "B.lerp_(z, 1 - mu)"),
+        ("torch.lerp(z, B, mu, out=room)", "room.copy_(z)"),
+        ("room.copy_(B)", "B"),
         ("torch.zeros_like(z, memory_format=torch.preserve_format)", "z"),
     ],
     ("optim/muon.py", "def gram_iteration("): [
@@ -290,11 +294,14 @@ MUTANTS = {
     ],
     ("optim/muon.py", "def _taken("): [
         ("or len(memory[key]) < entries", ""),
-        ("key, entries = (use, dtype, device)", "key, entries = (dtype, device)"),
-        ("key, entries = (use, dtype, device)", "key, entries = (use, device)"),
+        ("key = (use, dtype, device)", "key = (dtype, device)"),
+        ("key = (use, dtype, device)", "key = (use, device)"),
     ],
     ("optim/muon.py", "def _shaped("): [
         ("x if x.shape == shape else x.reshape(shape)", "x"),
+    ],
+    ("optim/muon.py", "def room_of("): [
+        ("2 * m * n + 4 * m * m", "2 * m * n"),
     ],
     ("optim/muon.py", "def _symmetric("): [
         ("m < 2 * PANEL", "True"),
@@ -321,7 +328,6 @@ MUTANTS = {
         ("1 - float(lr) * decay", "1 - float(lr) * scale * decay"),
         ("alpha=-float(lr) * scale", "alpha=-float(lr)"),
         ("sub_(lr * scale *", "sub_(lr *"),
-        ("O if O.dtype is p.dtype else room.copy_(O)", "room.copy_(O)"),
     ],
     ("optim/muon.py", "def _not_for_muon("): [
         ("[-1:]", "[:1]"),

@@ -253,26 +253,29 @@ class Muon(AdamW):
         size = BATCH.get(first.device.type, LARGE_BATCH) // max(1, entries)
         size = min(len(params), max(1, size))
         dtype = _iteration_dtype(group, first)
-        early = not group["eps"] or dtype is torch.float16
-        room = _taken(memory, "iterations", (size, *shape), dtype, first.device)
-        one = _taken(memory, "directions", shape, state_dtype(first), first.device)
+        wide = _taken(memory, "D", size * entries, state_dtype(first), first.device)
+        narrow = _taken(memory, "X", size * (entries + room_of(shape)), dtype, first.device)
         factor = rules.scale(shape, group["adjust_lr_fn"] or "original")
         for start in range(0, len(params), size):
             batch = params[start : start + size]
-            X = room[: len(batch)]
-            for x, p in zip(X.unbind(), batch, strict=True):
-                direction = _shaped(self._direction(group, p, _shaped(one, p.shape)), shape)
-                # float16 lacks the range, and without ε no scale is too small: divide before.
-                x.copy_(rules.normalized(direction, group["eps"]) if early else direction)
-            if not early:
-                # Each norm by itself, as torch rounds it, takes three times as long.
-                if group["gram"]:
-                    norms = torch.linalg.vector_norm(X, dim=(1, 2))
-                else:
-                    norms = torch.stack(torch._foreach_norm(X.unbind()))
+            used = len(batch) * entries
+            D = wide[:used].view(-1, *shape)
+            X, room = narrow[:used].view(-1, *shape), narrow[used:]
+            for d, p in zip(D.unbind(), batch, strict=True):
+                self._direction(group, p, _shaped(d, p.shape))
+            if not group["eps"] or dtype is torch.float16:
+                # float16 lacks the range, and without ε no scale is too small.
+                X.copy_(rules.normalized(D, group["eps"]))
+            elif group["gram"]:
+                norms = torch.linalg.vector_norm(D, dim=(1, 2), keepdim=True)
+                X.copy_(D.div_(norms.clamp_(min=group["eps"])))
+            else:
+                # As torch rounds: first the matrix, then its norm.
+                norms = torch.stack(torch._foreach_norm(X.copy_(D).unbind()))
                 torch._foreach_div_(X.unbind(), norms.clamp_(min=group["eps"]).unbind())
-            for O, p in zip(_orthogonalized(group, X, memory).unbind(), batch, strict=True):  # noqa: E741
-                _descend(p, _shaped(O, p.shape), group, factor, _shaped(one, p.shape))
+            D.copy_(_orthogonalized(group, X, room))
+            for d, p in zip(D.unbind(), batch, strict=True):
+                _descend(p, _shaped(d, p.shape), group, factor)
 
     def _update_sharded(self, group, p):
         # A DTensor, say, which takes no `out` and belongs to no batch: torch's own sequence.
@@ -284,7 +287,7 @@ class Muon(AdamW):
         else:
             O = iteration(X, _coefficients(group))  # noqa: E741
         factor = rules.scale(shape, group["adjust_lr_fn"] or "original")
-        _descend(p, O.reshape(p.shape).to(p.dtype), group, factor, None)
+        _descend(p, O.reshape(p.shape).to(p.dtype), group, factor)
 
     def _direction(self, group, p, room):
         z = p.grad.to(state_dtype(p))
@@ -292,16 +295,18 @@ class Muon(AdamW):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(z, memory_format=torch.preserve_format)
         B = state["momentum_buffer"].lerp_(z, 1 - mu)
-        return torch.lerp(z, B, mu, out=room) if group["nesterov"] else B
+        if group["nesterov"]:
+            return torch.lerp(z, B, mu, out=room)
+        return B if room is None else room.copy_(B)
 
 
-def _taken(memory: dict, use: str, shape: tuple[int, ...], dtype, device) -> Tensor:
-    # A tensor in memory that all batches of a step use: on a CPU the system takes longer to hand
-    # out fresh pages than a pass over them takes.
-    key, entries = (use, dtype, device), math.prod(shape)
+def _taken(memory: dict, use: str, entries: int, dtype, device) -> Tensor:
+    # All batches of a step use this memory, and it comes in two pieces: on a CPU the system takes
+    # longer to hand out fresh pages than a pass over them takes, and takes many small ones back.
+    key = (use, dtype, device)
     if key not in memory or len(memory[key]) < entries:
         memory[key] = torch.empty(entries, dtype=dtype, device=device)
-    return memory[key][:entries].view(shape)
+    return memory[key]
 
 
 def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -309,12 +314,12 @@ def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x if x.shape == shape else x.reshape(shape)
 
 
-def _orthogonalized(group: dict, X: Tensor, memory: dict) -> Tensor:
+def _orthogonalized(group: dict, X: Tensor, room: Tensor) -> Tensor:
     if group["method"] == "svd":
         return rules.orthogonalize(X, "svd")
     steps = _coefficients(group)
     if group["gram"]:
-        return gram_iteration(X, steps, memory)
+        return gram_iteration(X, steps, room)
     return torch.stack([iteration(x, steps) for x in X])
 
 
@@ -344,28 +349,25 @@ def iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
 
 
 def gram_iteration(
-    X: Tensor, steps: list[tuple[float, float, float]], memory: dict | None = None
+    X: Tensor, steps: list[tuple[float, float, float]], room: Tensor | None = None
 ) -> Tensor:
     """Do the same for a batch, several steps at a time on XXᵀ where that is shorter.
 
     Two steps take 8r + 4 times m³ operations in `iteration` and 4r + 10 here, r = n/m. There a is
-    on the diagonal of P and is rounded with it; a step alone rounds as in `iteration`.
+    on the diagonal of P and is rounded with it; a step alone rounds as in `iteration`. The result
+    lies in `room`, which has `room_of` entries a matrix.
     """
+    room = X.new_empty(len(X) * room_of(X.shape[1:])) if room is None else room
     if len(X) == 1:  # a batch of one is slower than a matrix
         X, product, add_product = X[0], torch.mm, torch.addmm
     else:
         product, add_product = torch.bmm, torch.baddbmm
     m, n = sorted(X.shape[-2:])
     tall = X.shape[-1] == m < n
-    memory = {} if memory is None else memory
-    like, square = (X.dtype, X.device), (*X.shape[:-2], m, m)
-    Y, Z = _taken(memory, "products", (2, *X.shape), *like)
-    R, Q = _taken(memory, "squares", (2, *square), *like)
-    if n >= 2 * m:
-        blocks = _blocks(steps, X.dtype)
-        P, S = _taken(memory, "other squares", (2, *square), *like)
-    else:
-        blocks = [[step] for step in steps]
+    square = math.prod(X.shape[:-2]) * m * m
+    Y, Z = room[: 2 * X.numel()].view(2, *X.shape)
+    R, Q, P, S = room[2 * X.numel() :][: 4 * square].view(4, *X.shape[:-2], m, m)
+    blocks = _blocks(steps, X.dtype) if n >= 2 * m else [[step] for step in steps]
     for block in blocks:
         (a, b, c), *others = block
         _symmetric(product, *((X.mT, X) if tall else (X, X.mT)), out=R)
@@ -385,6 +387,12 @@ def gram_iteration(
             add_product(X, *pair, beta=a, out=Y)
         X, Y, Z = Y, Z, Y
     return X if X.ndim == 3 else X[None]
+
+
+def room_of(shape: tuple[int, int]) -> int:
+    """Return the entries of the products of `gram_iteration` for one matrix."""
+    m, n = sorted(shape)
+    return 2 * m * n + 4 * m * m
 
 
 def _symmetric(product: Callable, A: Tensor, B: Tensor, *added: Tensor, out: Tensor) -> Tensor:
@@ -413,13 +421,12 @@ def _blocks(steps: list, dtype: torch.dtype) -> Iterator[list]:
     yield block
 
 
-def _descend(p: Tensor, O: Tensor, group: dict, scale: float, room: Tensor | None) -> None:  # noqa: E741
+def _descend(p: Tensor, O: Tensor, group: dict, scale: float) -> None:  # noqa: E741
     lr, decay = group["lr"], group["weight_decay"]
     if isinstance(lr, Tensor) and torch.compiler.is_compiling():
         lr = lr.squeeze()  # reading it would break the graph
-        p.mul_(1 - lr * decay).sub_(lr * scale * O.to(state_dtype(p)))
+        p.mul_(1 - lr * decay).sub_(lr * scale * O)
     else:
-        O = O if O.dtype is p.dtype else room.copy_(O)  # noqa: E741
         p.mul_(1 - float(lr) * decay).add_(O, alpha=-float(lr) * scale)
 
 
