@@ -210,6 +210,16 @@ def test_parameters_of_several_types_share_no_memory(gram):
         assert_same(params, alone)
 
 
+@both_forms
+def test_a_matrix_without_rows_stays_as_it_is(gram):
+    params = leaves(((0, 3), (4, 3)))
+    advance(in_float64(params, gram=gram), range(2))
+    alone = leaves(((0, 3), (4, 3)))[1:]
+    advance(in_float64(alone, gram=gram), range(2), lambda p, t, i: gradient_like(p, t, i + 1))
+    assert params[0].shape == (0, 3)
+    assert_same(params[1:], alone)
+
+
 @pytest.mark.parametrize("adjust", ["original", "match_rms_adamw", "rms_to_rms"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_kernel_is_a_matrix(adjust, memory_format):

@@ -259,8 +259,8 @@ class Muon(AdamW):
         for start in range(0, len(params), size):
             batch = params[start : start + size]
             used = len(batch) * entries
-            D = wide[:used].view(-1, *shape)
-            X, room = narrow[:used].view(-1, *shape), narrow[used:]
+            D = wide[:used].view(len(batch), *shape)
+            X, room = narrow[:used].view(len(batch), *shape), narrow[used:]
             for d, p in zip(D.unbind(), batch, strict=True):
                 self._direction(group, p, _shaped(d, p.shape))
             if not group["eps"] or dtype is torch.float16:
