@@ -15,7 +15,7 @@ from optcore.rules import muon as rules
 
 # Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
 BATCH = {"cpu": 2**21}
-LARGE_BATCH = 2**25
+LARGE_BATCH = 2**24
 
 # The most by which a block of the Gram form may raise a small singular value.
 GROWTH = {torch.bfloat16: 12, torch.float16: 12}
