@@ -262,14 +262,16 @@ def test_a_tiny_gradient_moves_as_far_without_eps():
         (torch.float32, torch.float16, 1e-5, 1e-7),
     ],
 )
-def test_the_type_of_the_iteration_does_not_bound_the_scale(dtype, ns_dtype, size, eps):
+@both_forms
+def test_the_type_of_the_iteration_does_not_bound_the_scale(dtype, ns_dtype, size, eps, gram):
     def sized(p, t, i):
         z = torch.ones_like(p)
         z[0] = 0  # a denormal such as 1e-43 has few digits
         return size * z
 
     before = leaves(((6, 9),), dtype)[0].detach()
-    optimizer = optim.Muon(leaves(((6, 9),), dtype), 0.1, 0.0, eps=eps, ns_dtype=ns_dtype)
+    options = {"eps": eps, "ns_dtype": ns_dtype, "gram": gram}
+    optimizer = optim.Muon(leaves(((6, 9),), dtype), 0.1, 0.0, **options)
     moved = advance(optimizer, range(1), sized)[0] - before
     assert 0.06 < torch.linalg.matrix_norm(moved.double(), 2) < 0.121
 
