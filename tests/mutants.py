@@ -289,12 +289,12 @@ MUTANTS = {
         ("add_(a_k)", "add_(a)"),
         ("beta=a, out=Y", "beta=1, out=Y"),
         ("(X.mT, X) if tall", "(X, X.mT) if tall"),
+        ("(X, Q.mT) if tall", "(X, Q) if tall"),
         ("X, Y, Z = Y, Z, Y", "X = Y"),
         ("X if X.ndim == 3 else X[None]", "X"),
     ],
     ("optim/muon.py", "def _taken("): [
         ("or len(memory[key]) < entries", ""),
-        ("key = (use, dtype, device)", "key = (dtype, device)"),
         ("key = (use, dtype, device)", "key = (use, device)"),
     ],
     ("optim/muon.py", "def _shaped("): [

@@ -380,7 +380,8 @@ def gram_iteration(
             last = _symmetric(partial(add_product, beta=b_k, alpha=c_k), R, R, R, out=P)
             last.diagonal(dim1=-2, dim2=-1).add_(a_k)
             Q, S = _symmetric(product, last, Q, out=S), Q
-        pair = (X, Q.mT) if tall else (Q, X)  # `@` would copy a transposed operand
+        # Q is symmetric but for its rounding, which is harmless where the first P acts first.
+        pair = (X, Q.mT) if tall else (Q, X)
         if others:
             product(*pair, out=Y)
         else:
