@@ -302,7 +302,7 @@ class Muon(AdamW):
 
 def _taken(memory: dict, use: str, entries: int, dtype, device) -> Tensor:
     # All batches of a step use this memory, and it comes in two pieces: on a CPU the system takes
-    # longer to hand out fresh pages than a pass over them takes, and takes many small ones back.
+    # longer to hand out fresh pages than a pass over them takes, and it takes small pieces back.
     key = (use, dtype, device)
     if key not in memory or len(memory[key]) < entries:
         memory[key] = torch.empty(entries, dtype=dtype, device=device)
@@ -404,7 +404,7 @@ def _symmetric(product: Callable, A: Tensor, B: Tensor, *added: Tensor, out: Ten
     for start in range(0, m, PANEL):
         rows, columns = slice(start, start + PANEL), slice(start + PANEL)
         parts = [C[..., rows, columns] for C in added]
-        out[..., rows, columns] = product(*parts, A[..., rows, :], B.mT[..., columns, :].mT)
+        out[..., rows, columns] = product(*parts, A[..., rows, :], B[..., columns])
         out[..., :start, rows] = out[..., rows, :start].mT
     return out
 
