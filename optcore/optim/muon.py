@@ -55,8 +55,8 @@ class Muon(AdamW):
       Q_{k+1} = P_k Q_k, \qquad R_{k+1} = P_k R_k P_k, \qquad X_2 = Q_2 X_0$$
 
     It is the same polynomial with fewer products, rounded otherwise: in bfloat16 singular values
-    differ from torch's by a few per cent. All but the last are symmetric, and on a CPU most of the
-    other half of a large one is left out. Source: Jordan et al. (2024),
+    differ from torch's by a few per cent. All products but X_2 are symmetric: of one with
+    512 rows a CPU leaves out a quarter, of larger ones up to a half. Source: Jordan et al. (2024),
     https://kellerjordan.github.io/posts/muon/.
 
     Args:
