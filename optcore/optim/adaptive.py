@@ -15,8 +15,8 @@ from torch import Tensor
 
 from optcore.optim.base import (
     CheckedOptimizer,
-    can_be_fused,
     in_range,
+    kernel_list,
     nonnegative,
     refuse_fused,
 )
@@ -56,7 +56,7 @@ class _AdaptiveOptimizer(CheckedOptimizer):
                 hook.remove()
 
     def _update(self, group, params):
-        lists: dict[tuple, list[Tensor]] = {}
+        lists: dict[tuple, list[tuple]] = {}
         keys, wants_kernel = self._keys(group), self._wants_kernel(group)
         for p in params:
             if p.grad.is_sparse and self.name:
@@ -65,12 +65,13 @@ class _AdaptiveOptimizer(CheckedOptimizer):
                 refuse_fused(p)
             state = self._state_of(group, p, keys)
             buffers = [state[key] for key in keys]
-            if wants_kernel and can_be_fused(p, *buffers):
-                lists.setdefault((p.device, p.dtype), []).append(p)
-            else:
+            like = kernel_list(p, *buffers) if wants_kernel else None
+            if like is None:
                 self._apply_rule(group, p, state, buffers)
-        for like_params in lists.values():
-            self._update_fused(group, like_params)
+            else:
+                lists.setdefault(like, []).append((p, state, *buffers))
+        for rows in lists.values():
+            self._update_fused(group, rows)
 
     def _wants_kernel(self, group) -> bool:
         no = group.get("fused") is False or group.get("foreach") or group.get("differentiable")
@@ -137,18 +138,18 @@ class _AdaptiveOptimizer(CheckedOptimizer):
     def _rule(self, group, w, z, state, t, lr) -> tuple[Tensor, tuple]:
         raise NotImplementedError
 
-    def _update_fused(self, group, params):
+    def _update_fused(self, group, rows):
         raise NotImplementedError
 
-    def _kernel_arguments(self, group, params) -> tuple[list, ...]:
+    def _kernel_arguments(self, rows) -> tuple[list, ...]:
         """Count the step; return parameters, gradients, a list for each accumulator, and steps."""
-        states = [self.state[p] for p in params]
-        for p, state in zip(params, states, strict=True):
-            if state["step"].device != p.device:
-                state["step"] = state["step"].to(p.device)
+        params, states, *buffers = map(list, zip(*rows, strict=True))
+        device = params[0].device
+        for state in states:
+            if state["step"].device != device:
+                state["step"] = state["step"].to(device)
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, torch.ones((), device="cpu") if params[0].is_cpu else 1)
-        buffers = [[state[key] for state in states] for key in self._keys(group)]
         return params, [p.grad for p in params], *buffers, steps
 
 
@@ -261,8 +262,8 @@ class Adagrad(_AdaptiveOptimizer):
             z = z + group["weight_decay"] * w
         return rules.adagrad(w, z, rules.SquaredSum(*state), lr=lr, eps=group["eps"])
 
-    def _update_fused(self, group, params):
-        params, grads, sums, steps = self._kernel_arguments(group, params)
+    def _update_fused(self, group, rows):
+        params, grads, sums, steps = self._kernel_arguments(rows)
         torch._fused_adagrad_(
             params,
             grads,
@@ -352,8 +353,8 @@ class RMSprop(_AdaptiveOptimizer):
     def _has_kernel(self, group):
         return not group["capturable"]
 
-    def _update_fused(self, group, params):
-        params, grads, *buffers, steps = self._kernel_arguments(group, params)
+    def _update_fused(self, group, rows):
+        params, grads, *buffers, steps = self._kernel_arguments(rows)
         if group["momentum"] or group["centered"]:
             self._update_in_place(group, params, grads, *buffers)
             return
@@ -518,8 +519,8 @@ class Adam(_AdaptiveOptimizer):
             w_next, (_, *new) = rules.adam(w, z, rules.Moments(t - 1, *state), **hyper)
         return w_next, new
 
-    def _update_fused(self, group, params):
-        params, grads, *buffers, steps = self._kernel_arguments(group, params)
+    def _update_fused(self, group, rows):
+        params, grads, *buffers, steps = self._kernel_arguments(rows)
         m, v, v_max = buffers if group["amsgrad"] else [*buffers, []]
         kernel = torch._fused_adamw_ if _is_decoupled(group) else torch._fused_adam_
         beta1, beta2 = group["betas"]

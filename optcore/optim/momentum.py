@@ -7,8 +7,8 @@ from torch import Tensor
 
 from optcore.optim.base import (
     CheckedOptimizer,
-    can_be_fused,
     in_range,
+    kernel_list,
     refuse_fused,
     subtract,
 )
@@ -105,11 +105,13 @@ class SGD(_MomentumOptimizer):
             if group["fused"]:
                 refuse_fused(p)
             buffer = self.state[p].get("momentum_buffer") if group["momentum"] else None
-            if want_loop or not can_be_fused(p, *(() if buffer is None else (buffer,))):
+            buffers = () if buffer is None else (buffer,)
+            like = None if want_loop else kernel_list(p, *buffers)
+            if like is None:
                 self._update_one(group, p, gradient_of(group, p))
             else:
-                lists.setdefault((p.device, p.dtype, buffer is None), []).append(p)
-        for (_, _, first), like_params in lists.items():
+                lists.setdefault((not buffers, like), []).append(p)
+        for (first, _), like_params in lists.items():
             self._update_fused(group, like_params, first)
 
     def _update_fused(self, group, params, first):
