@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -26,13 +27,20 @@ class Claim:
         return f"✓ {self.id}  {self.sentence}  [{self.bound}]"
 
 
-def check(id: str, sentence: str, measured: float, bound: float | tuple[float, float]) -> None:
+def check(
+    id: str,
+    sentence: str,
+    measured: float | Iterable[float],
+    bound: float | tuple[float, float],
+) -> None:
     """Execute a claim: print one stable line if `measured` meets `bound`, raise otherwise.
 
     Args:
         id: `"chapter.number"` as in the ledger. A claim in several parts calls `check` once a part.
         sentence: what is claimed, as one plain sentence.
-        measured: the number that the cell computed.
+        measured: the number that the cell computed, or several that must all meet the bound. Of
+            several the nearest to the bound is the claim's number. (Python's `max` would not do:
+            it passes over a NaN unless that comes first.)
         bound: an upper bound `b` (`measured <= b`) or an interval `(low, high)`, ends included;
             an end may be infinite.
 
@@ -41,8 +49,8 @@ def check(id: str, sentence: str, measured: float, bound: float | tuple[float, f
     page *Verified claims* shows it.
 
     Raises:
-        ClaimFailed: `measured` is outside the bound, or is not a finite number.
-        ValueError: the id or the bound is malformed.
+        ClaimFailed: a number measured is outside the bound, or is not finite.
+        ValueError: the id or the bound is malformed, or nothing was measured.
     """
     if not re.fullmatch(r"\d+\.\d+", id):
         raise ValueError(f"id must look like '3.2', got {id!r}.")
@@ -53,7 +61,7 @@ def check(id: str, sentence: str, measured: float, bound: float | tuple[float, f
         usable = False
     if not usable:
         raise ValueError(f"bound must be a number or an interval (low, high), got {bound!r}.")
-    measured = float(measured)
+    measured = _nearest(measured, low, high)
     text = _bound_text(low, high)
     if not (math.isfinite(measured) and low <= measured <= high):
         raise ClaimFailed(f"{id}: measured {measured:.6g}, but the bound is {text}. {sentence}")
@@ -62,6 +70,16 @@ def check(id: str, sentence: str, measured: float, bound: float | tuple[float, f
         display({"text/plain": str(claim)}, raw=True, metadata={"claim": asdict(claim)})
     else:
         print(claim)
+
+
+def _nearest(measured: float | Iterable[float], low: float, high: float) -> float:
+    # The number that is farthest outside, or else nearest to an end. Arrays and tensors without
+    # dimensions claim to be iterable.
+    several = hasattr(measured, "__iter__") and getattr(measured, "ndim", 1) > 0
+    numbers = [float(x) for x in measured] if several else [float(measured)]
+    if not numbers:
+        raise ValueError("measured holds no number: nothing was measured.")
+    return max(numbers, key=lambda x: max(low - x, x - high) if math.isfinite(x) else math.inf)
 
 
 def _bound_text(low: float, high: float) -> str:

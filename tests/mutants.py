@@ -577,6 +577,13 @@ MUTANTS = {
         ("re.fullmatch", "re.match"),
         ("(-math.inf, bound)", "(0, bound)"),
     ],
+    ("claims.py", "def _nearest("): [
+        (" if math.isfinite(x) else math.inf", ""),
+        ("max(low - x, x - high)", "x - high"),
+        ("max(low - x, x - high)", "low - x"),
+        ("max(numbers", "min(numbers"),
+        (' and getattr(measured, "ndim", 1) > 0', ""),
+    ],
     ("claims.py", "def _bound_text("): [
         ("≥", "≤"),
     ],

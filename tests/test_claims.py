@@ -52,6 +52,52 @@ def test_a_claim_that_holds(notebook, measured, bound, text):
 
 
 @pytest.mark.parametrize(
+    ("measured", "bound", "number"),
+    [
+        ([0.1, 0.3, 0.2], 0.5, 0.3),
+        ([3.0, 2.0, 9.0], (2, math.inf), 2.0),
+        ([-1.0, -0.96, -1.02], (-1.05, -0.95), -0.96),
+        ([-1.0, -0.98, -1.04], (-1.05, -0.95), -1.04),
+        ([0.5], 0.5, 0.5),
+        ({"a": 0.1, "b": 0.3}.values(), 0.5, 0.3),
+        ((x / 10 for x in range(4)), 0.5, 0.3),
+        (np.array([0.1, 0.3]), 0.5, 0.3),
+        (torch.tensor([0.1, 0.3], dtype=torch.float64), 0.5, 0.3),
+        ([torch.tensor(0.25), np.float32(0.125)], 0.5, 0.25),
+    ],
+)
+def test_several_numbers_that_all_meet_the_bound(notebook, measured, bound, number):
+    with capture_output() as captured:
+        check("3.2", "The forms agree.", measured, bound)
+    assert captured.outputs[0].metadata["claim"]["measured"] == number
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("bad", "shown"), [(math.nan, "nan"), (math.inf, "inf"), (0.75, "0.75")])
+@pytest.mark.parametrize("bound", [0.5, (0.0, 0.5)])
+def test_one_of_several_is_outside(notebook, place, bad, shown, bound):
+    measured = [0.1, 0.2]
+    measured.insert(place, bad)
+    with pytest.raises(ClaimFailed, match=f"3.2: measured {shown}, but the bound is "):
+        check("3.2", "The forms agree.", measured, bound)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, math.inf])
+def test_not_finite_above_a_lower_bound(notebook, place, bad):
+    measured = [3.0]
+    measured.insert(place, bad)
+    with pytest.raises(ClaimFailed, match=f"measured {bad}, but"):
+        check("3.2", "The forms agree.", measured, (2, math.inf))
+
+
+@pytest.mark.parametrize("nothing", [[], (), np.array([]), torch.zeros(0)])
+def test_nothing_measured(nothing):
+    with pytest.raises(ValueError, match="measured holds no number: nothing was measured"):
+        check("3.2", "A sentence.", nothing, 1.0)
+
+
+@pytest.mark.parametrize(
     ("measured", "bound"),
     [
         (0.5000001, 0.5),

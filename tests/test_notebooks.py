@@ -1,5 +1,6 @@
 """The committed notebooks: executed, small, and the same as their text."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_is_small_and_names_no_folder_of_a_machine(path):
 def test_code_cells_are_short(path):
     long = [cell.source for cell in code_cells(path) if len(cell.source.splitlines()) > 20]
     assert not long
+
+
+def test_no_claim_measures_by_the_max_of_python(path):
+    # `max([0.1, nan])` is 0.1: `check` takes all the numbers, and np.max is NaN if one of them is.
+    for cell in code_cells(path):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check":
+                names = {getattr(x, "id", "") for x in ast.walk(node.args[2])}
+                assert not names & {"max", "min"}, ast.unparse(node)
 
 
 def test_a_changed_notebook_is_named(path, tmp_path):
