@@ -127,6 +127,7 @@ MUTANTS = {
         ('in loaded["state"].get', 'in state_dict["state"].get'),
         ("if p.grad.is_sparse and self.name", "if False"),
         ("if wants_kernel else None", ""),
+        ("kernel_list(p, *buffers)", "kernel_list(p)"),
         ("dtype=state_dtype(p),", "dtype=p.dtype,"),
         ("self._initial(group, p),", "0.0,"),
         ('state["step"] += 1', 'state["step"] += 2'),
@@ -362,8 +363,6 @@ MUTANTS = {
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, *buffers)"),
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, z)"),
         ("not is_plain(p) or ", ""),
-        (" or z.is_sparse", ""),
-        ("return device, dtype", "return device"),
     ],
     ("optim/base.py", "def subtract("): [
         ("z.clone() if lr.requires_grad else z", "z"),

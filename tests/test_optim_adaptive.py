@@ -550,15 +550,36 @@ def test_fused_takes_what_torchs_takes(name):
         torch.testing.assert_close(*results)
 
 
-def test_memory_formats_are_not_mixed():
-    """A contiguous gradient beside a channels-last parameter would be read in the wrong order."""
+@pytest.mark.parametrize("odd", ["parameter", "gradient", "exp_avg", "exp_avg_sq"])
+def test_memory_formats_are_not_mixed(odd):
+    """One contiguous tensor beside channels-last ones would be read in the wrong order."""
+
+    def formatted(name, value):
+        usual = torch.contiguous_format if name == odd else torch.channels_last
+        return value.to(memory_format=usual)
+
     results = []
+    x = torch.arange(48.0).view(2, 2, 3, 4)
     for fused in (None, False):
-        p = torch.arange(48.0).view(2, 2, 3, 4).to(memory_format=torch.channels_last)
-        p.requires_grad_().grad = torch.arange(48.0).view(2, 2, 3, 4)
-        optim.Adam([p], lr=0.1, fused=fused, eps=10.0).step()
-        results.append(p.detach())
+        p = formatted("parameter", x.clone()).requires_grad_()
+        p.grad = formatted("gradient", x.cos())
+        optimizer = optim.Adam([p], lr=0.1, fused=fused)
+        buffers = {name: formatted(name, x.sin().abs()) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": torch.tensor(1.0), **buffers}
+        optimizer.step()
+        results.append((p.detach(), *buffers.values()))
     torch.testing.assert_close(*results)
+
+
+@each_of_ours
+def test_parameters_of_several_types_in_one_group(name):
+    """The kernel takes lists of one type; each parameter moves as it does alone."""
+    mixed = [*leaves(), *leaves(dtype=torch.float32)]
+    apart = [leaves(), leaves(dtype=torch.float32)]
+    advance(ours(name, mixed), range(1, 4), gradient=lambda p, t, i: gradient_like(p, t, i % 3))
+    for params in apart:
+        advance(ours(name, params), range(1, 4))
+    torch.testing.assert_close(mixed, [*apart[0], *apart[1]], rtol=0, atol=0)
 
 
 @each_of_ours

@@ -189,6 +189,37 @@ def test_any_memory_layout(ours, theirs, make_param, gradient, device):
     assert_same(*paths)
 
 
+@pytest.mark.parametrize("odd", ["parameter", "gradient", "buffer"])
+@pytest.mark.parametrize("usual", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_memory_formats_are_not_mixed(odd, usual):
+    """One channels-last tensor beside contiguous ones would be read in the wrong order."""
+    formats = dict.fromkeys(("parameter", "gradient", "buffer"), usual)
+    other = {torch.contiguous_format, torch.channels_last} - {usual}
+    formats[odd] = other.pop()
+    results = []
+    for fused in (None, False):
+        x = torch.arange(48.0).view(2, 2, 3, 4)
+        p = x.to(memory_format=formats["parameter"]).requires_grad_()
+        p.grad = x.cos().to(memory_format=formats["gradient"])
+        optimizer = optim.SGD([p], lr=0.1, momentum=0.9, fused=fused)
+        buffer = x.sin().to(memory_format=formats["buffer"])
+        optimizer.state[p]["momentum_buffer"] = buffer
+        optimizer.step()
+        results.append((p.detach(), buffer))
+    torch.testing.assert_close(*results)
+
+
+@on_every_device
+@each_of_ours
+def test_parameters_of_several_types_in_one_group(ours, device):
+    mixed = [*leaves(device=device), *leaves(dtype=torch.float32, device=device)]
+    apart = [leaves(device=device), leaves(dtype=torch.float32, device=device)]
+    advance(ours(mixed), range(1, 4), gradient=lambda p, t, i: gradient_like(p, t, i % 3))
+    for params in apart:
+        advance(ours(params), range(1, 4))
+    torch.testing.assert_close(mixed, [*apart[0], *apart[1]], rtol=0, atol=0)
+
+
 @on_every_device
 @each_of_ours
 def test_a_strided_parameter_leaves_its_neighbours_in_memory_alone(ours, device):

@@ -86,10 +86,11 @@ def kernel_list(p: Tensor, *buffers: Tensor) -> tuple | None:
 
     None: the kernel would be wrong on `p` or on its buffers.
     """
-    # The kernel walks through memory in order, whatever the strides, and wants one dtype. All this
-    # is asked of every parameter at every step: a plain loop takes half the time of `all`.
+    # The kernel walks through memory in order, whatever the strides, and wants one dtype. A sparse
+    # gradient is contiguous in no format. All this is asked of every parameter at every step: a
+    # plain loop takes half the time of `all`.
     device, dtype, z = p.device, p.dtype, p.grad
-    if not is_plain(p) or not _kernel_is_right(device, dtype) or z.is_sparse:
+    if not is_plain(p) or not _kernel_is_right(device, dtype):
         return None
     contiguous = p.is_contiguous()
     for x in (z, *buffers):
