@@ -147,8 +147,9 @@ class Muon(AdamW):
             model: its parameters that require a gradient.
             lr, options: Muon's arguments.
             adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: AdamW's.
-            head: names of modules that compute the logits. `None`: the last `nn.Linear` in the
-                order of `model.modules()`; `()`: none.
+            head: names of modules that are AdamW's as a whole: those that compute the logits, and
+                by Jordan's advice the first kernel of a convolutional network. `None`: the last
+                `nn.Linear` in the order of `model.modules()`; `()`: none.
 
         Raises:
             ValueError: a hyper-parameter is out of range, `head` names no module, or no parameter

@@ -186,8 +186,9 @@ def muon(
     With `nesterov=False`, D_t = B_t. With `average` the buffer is $B_t = \mu B_{t-1} + (1-\mu)z_t$
     and $D_t = (1-\mu) z_t + \mu B_t$: for a constant μ the same directions, 1 − μ times as long, so
     the same steps.
-    torch 2.13 keeps the average, Jordan's code the sum. The scale s is √max(1, out/in) in
-    "original", 0.2·√max(out, in) in "match_rms_adamw" and √(out/in) in "rms_to_rms".
+    Jordan's post has the sum, his code and torch 2.13 keep the average. The scale s is
+    √max(1, out/in) in "original", 0.2·√max(out, in) in "match_rms_adamw" and √(out/in) in
+    "rms_to_rms".
     Source: Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/; Liu et al. (2025),
     arXiv:2502.16982, for the second scale; Bernstein (2025),
     https://jeremybernste.in/writing/deriving-muon, for the third.
