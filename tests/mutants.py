@@ -127,7 +127,7 @@ MUTANTS = {
         ('in loaded["state"].get', 'in state_dict["state"].get'),
         ("if p.grad.is_sparse and self.name", "if False"),
         ("if wants_kernel else None", ""),
-        ("kernel_list(p, *buffers)", "kernel_list(p)"),
+        ("kernel_list(p, z, buffers)", "kernel_list(p, z, ())"),
         ("dtype=state_dtype(p),", "dtype=p.dtype,"),
         ("self._initial(group, p),", "0.0,"),
         ('state["step"] += 1', 'state["step"] += 2'),
@@ -140,7 +140,7 @@ MUTANTS = {
             "(torch.view_as_real(x) for x in",
             "(torch.view_as_real(x.conj().resolve_conj()) for x in",
         ),
-        ('torch.ones((), device="cpu") if', "0 if"),
+        ('device="cpu"), alpha=1)', 'device="cpu"), alpha=0)'),
     ],
     ("optim/adaptive.py", "class Adagrad"): [
         ("self._state_of(group, p, self._keys(group))", "pass"),
@@ -348,7 +348,7 @@ MUTANTS = {
         ("is_first_step=first", "is_first_step=False"),
         ("is_first_step=first", "is_first_step=True"),
         ("[p.grad for p in params]", "[p.grad.mul_(1.0001) for p in params]"),
-        ("(not buffers, like)", "(False, like)"),
+        ("(not buffers, name)", "(False, name)"),
         ("increment_version([*params, *buffers])", "set_multithreading_enabled(True)"),
     ],
     ("optim/base.py", "FUSED = {"): [
@@ -362,7 +362,7 @@ MUTANTS = {
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(z, *buffers)"),
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, *buffers)"),
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, z)"),
-        ("not is_plain(p) or ", ""),
+        (" if type(p) in PLAIN else None", ""),
     ],
     ("optim/base.py", "def subtract("): [
         ("z.clone() if lr.requires_grad else z", "z"),

@@ -56,20 +56,21 @@ class _AdaptiveOptimizer(CheckedOptimizer):
                 hook.remove()
 
     def _update(self, group, params):
-        lists: dict[tuple, list[tuple]] = {}
+        lists: dict[str, list[tuple]] = {}
         keys, wants_kernel = self._keys(group), self._wants_kernel(group)
         for p in params:
-            if p.grad.is_sparse and self.name:
+            z = p.grad
+            if z.is_sparse and self.name:
                 raise RuntimeError(f"{self.name} does not support sparse gradients{self.advice}")
             if group.get("fused"):
                 refuse_fused(p)
             state = self._state_of(group, p, keys)
             buffers = [state[key] for key in keys]
-            like = kernel_list(p, *buffers) if wants_kernel else None
-            if like is None:
+            name = kernel_list(p, z, buffers) if wants_kernel else None
+            if name is None:
                 self._apply_rule(group, p, state, buffers)
             else:
-                lists.setdefault(like, []).append((p, state, *buffers))
+                lists.setdefault(name, []).append((p, z, state, *buffers))
         for rows in lists.values():
             self._update_fused(group, rows)
 
@@ -143,14 +144,18 @@ class _AdaptiveOptimizer(CheckedOptimizer):
 
     def _kernel_arguments(self, rows) -> tuple[list, ...]:
         """Count the step; return parameters, gradients, a list for each accumulator, and steps."""
-        params, states, *buffers = map(list, zip(*rows, strict=True))
+        params, grads, states, *buffers = map(list, zip(*rows, strict=True))
         device = params[0].device
         for state in states:
             if state["step"].device != device:
                 state["step"] = state["step"].to(device)
         steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, torch.ones((), device="cpu") if params[0].is_cpu else 1)
-        return params, [p.grad for p in params], *buffers, steps
+        if params[0].is_cpu:
+            # `alpha` picks the overload for a tensor: the other one takes four times as long.
+            torch._foreach_add_(steps, torch.ones((), device="cpu"), alpha=1)
+        else:
+            torch._foreach_add_(steps, 1)
+        return params, grads, *buffers, steps
 
 
 class Adagrad(_AdaptiveOptimizer):

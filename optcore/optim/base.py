@@ -19,6 +19,8 @@ FUSED = {
     "mps": (torch.float32, torch.float16, torch.bfloat16),
 }
 
+PLAIN = (Tensor, Parameter)
+
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -81,35 +83,34 @@ class CheckedOptimizer(Optimizer):
         raise NotImplementedError
 
 
-def kernel_list(p: Tensor, *buffers: Tensor) -> tuple | None:
-    """Return (device, dtype), the list that torch's fused kernel may take `p` in, if it may.
+def kernel_list(p: Tensor, z: Tensor, buffers: tuple | list) -> str | None:
+    """Return the list, by device and dtype, that torch's fused kernel may take `p` in, if it may.
 
-    None: the kernel would be wrong on `p` or on its buffers.
+    None: the kernel would be wrong on `p`, its gradient `z` or its buffers.
     """
     # The kernel walks through memory in order, whatever the strides, and wants one dtype. A sparse
     # gradient is contiguous in no format. All this is asked of every parameter at every step: a
     # plain loop takes half the time of `all`.
-    device, dtype, z = p.device, p.dtype, p.grad
-    if not is_plain(p) or not _kernel_is_right(device, dtype):
+    dtype = p.dtype
+    name = _name_of_list(p.device, dtype) if type(p) in PLAIN else None
+    if name is None:
         return None
     contiguous = p.is_contiguous()
     for x in (z, *buffers):
         if x.dtype is not dtype:
             return None
         contiguous = contiguous and x.is_contiguous()
-    if contiguous or _are_channels_last(p, z, *buffers):
-        return device, dtype
-    return None
+    return name if contiguous or _are_channels_last(p, z, *buffers) else None
 
 
 @functools.cache
-def _kernel_is_right(device: torch.device, dtype: torch.dtype) -> bool:
-    return dtype in FUSED.get(device.type, ())
+def _name_of_list(device: torch.device, dtype: torch.dtype) -> str | None:
+    return f"{device} {dtype}" if dtype in FUSED.get(device.type, ()) else None
 
 
 def is_plain(p: Tensor) -> bool:
     """Whether `p` is a tensor and not one of a subclass, such as a DTensor."""
-    return type(p) in (Tensor, Parameter)
+    return type(p) in PLAIN
 
 
 def refuse_fused(p: Tensor) -> None:

@@ -106,11 +106,11 @@ class SGD(_MomentumOptimizer):
                 refuse_fused(p)
             buffer = self.state[p].get("momentum_buffer") if group["momentum"] else None
             buffers = () if buffer is None else (buffer,)
-            like = None if want_loop else kernel_list(p, *buffers)
-            if like is None:
+            name = None if want_loop else kernel_list(p, p.grad, buffers)
+            if name is None:
                 self._update_one(group, p, gradient_of(group, p))
             else:
-                lists.setdefault((not buffers, like), []).append(p)
+                lists.setdefault((not buffers, name), []).append(p)
         for (first, _), like_params in lists.items():
             self._update_fused(group, like_params, first)
 
