@@ -166,6 +166,13 @@ def test_an_infinite_gradient_in_any_shape(shape):
     assert error.value.history["t"].tolist() == [0]
 
 
+def test_a_finite_gradient_may_have_an_infinite_sum():
+    slopes = torch.tensor([3e38, 3e38])
+    p = Objective(lambda w: (slopes * w).sum(), torch.zeros(2))
+    history = run(FullBatch(p), sgd, lr=1e-39, steps=1)
+    torch.testing.assert_close(history.w, torch.tensor([-0.3, -0.3]))
+
+
 # --- bad input
 
 
