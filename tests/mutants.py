@@ -125,7 +125,7 @@ MUTANTS = {
         ('lr = _as_tensor(group["lr"], p)', 'lr = _scalar(group["lr"])'),
         ("w.clone() if group", "w if group"),
         ('in loaded["state"].get', 'in state_dict["state"].get'),
-        ("if p.grad.is_sparse and self.name", "if False"),
+        ("if z.is_sparse and self.name", "if False"),
         ("if wants_kernel else None", ""),
         ("kernel_list(p, z, buffers)", "kernel_list(p, z, ())"),
         ("dtype=state_dtype(p),", "dtype=p.dtype,"),

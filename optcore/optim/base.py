@@ -19,6 +19,7 @@ FUSED = {
     "mps": (torch.float32, torch.float16, torch.bfloat16),
 }
 
+# Not the subclasses, such as DTensor.
 PLAIN = (Tensor, Parameter)
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -106,11 +107,6 @@ def kernel_list(p: Tensor, z: Tensor, buffers: tuple | list) -> str | None:
 @functools.cache
 def _name_of_list(device: torch.device, dtype: torch.dtype) -> str | None:
     return f"{device} {dtype}" if dtype in FUSED.get(device.type, ()) else None
-
-
-def is_plain(p: Tensor) -> bool:
-    """Whether `p` is a tensor and not one of a subclass, such as a DTensor."""
-    return type(p) in PLAIN
 
 
 def refuse_fused(p: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optcore.optim.adaptive import AdamW, state_dtype
-from optcore.optim.base import CheckedOptimizer, is_plain, name_of, nonnegative
+from optcore.optim.base import PLAIN, CheckedOptimizer, name_of, nonnegative
 from optcore.rules import muon as rules
 
 # Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
@@ -241,7 +241,7 @@ class Muon(AdamW):
         for p in params:
             if p.grad.is_sparse:
                 raise RuntimeError("Muon does not support sparse gradients")
-            if is_plain(p):
+            if type(p) in PLAIN:
                 alike.setdefault((_matrix_shape(p), p.dtype, p.device), []).append(p)
             else:
                 self._update_sharded(group, p)
