@@ -6,7 +6,7 @@ import pytest
 from mutants import MUTANTS, ROOT, mutated
 
 
-@pytest.mark.parametrize(("file", "place"), MUTANTS, ids=" ".join)
+@pytest.mark.parametrize(("file", "place"), MUTANTS, ids=str)
 def test_every_mistake_can_be_made(file, place):
     original = (ROOT / "optcore" / file).read_text(encoding="utf-8")
     for old, new in MUTANTS[file, place]:
