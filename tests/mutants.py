@@ -332,6 +332,7 @@ MUTANTS = {
     ],
     ("optim/muon.py", "def _not_for_muon("): [
         ("[-1:]", "[:1]"),
+        ("for name in names]", "for name in names[-1:]]"),
         ("nn.Embedding, ", ""),
     ],
     ("optim/momentum.py", "class SGD"): [

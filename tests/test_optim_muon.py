@@ -421,6 +421,9 @@ def test_heads_by_name_and_frozen_parameters():
     assert chosen["muon"] == {"4.weight"}
     assert not {"0.weight", "0.bias"} & chosen["adamw"]
     assert names(optim.Muon.for_model(model, head=()))["muon"] == {"3.weight", "4.weight"}
+    first_too = names(optim.Muon.for_model(small_cnn(), head=("0", "4")))
+    assert first_too["muon"] == {"3.weight"}
+    assert {"0.weight", "4.weight"} <= first_too["adamw"]
     with pytest.raises(ValueError, match="head names no module of the model: tail"):
         optim.Muon.for_model(model, head=("4", "tail"))
     with pytest.raises(ValueError, match="no hidden matrix"):
