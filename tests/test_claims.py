@@ -168,3 +168,31 @@ def test_slope_wants_positive_numbers(bad):
     for x, y in (([1, bad], [1, 2]), ([1, 2], [1, bad])):
         with pytest.raises(ValueError, match="x and y must hold positive finite numbers"):
             loglog_slope(x, y)
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("claims.py", "def check("): [
+        ("low <= measured <= high", "low < measured <= high"),
+        ("low <= measured <= high", "low <= measured < high"),
+        ("math.isfinite(measured) and ", ""),
+        ("Claim(id, sentence, measured, text)", "Claim(id, sentence, high, text)"),
+        ("re.fullmatch", "re.match"),
+        ("(-math.inf, bound)", "(0, bound)"),
+    ],
+    ("claims.py", "def _nearest("): [
+        (" if math.isfinite(x) else math.inf", ""),
+        ("max(low - x, x - high)", "x - high"),
+        ("max(low - x, x - high)", "low - x"),
+        ("max(numbers", "min(numbers"),
+        (' and getattr(measured, "ndim", 1) > 0', ""),
+    ],
+    ("claims.py", "def _bound_text("): [
+        ("≥", "≤"),
+    ],
+    ("claims.py", "def loglog_slope("): [
+        ("np.polyfit(np.log(x), np.log(y), 1)[0]", "np.polyfit(np.log(y), np.log(x), 1)[0]"),
+        ("(x > 0)", "(x >= 0)"),
+    ],
+}

@@ -204,3 +204,30 @@ def test_coarse_images_are_means_of_squares():
         data.coarse(digits, 0)
     with pytest.raises(ValueError, match=r"images of \(8, 8\) pixels do not divide into 3×3"):
         data.coarse(digits, 3)
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("data.py", "def mnist("): [
+        ("/ 255", "/ 256"),
+        ("x[:cut], y[:cut], x[cut:], y[cut:]", "x[-cut:], y[-cut:], x[:-cut], y[:-cut]"),
+        ("y[cut:], x_test", "y[:10_000], x_test"),
+    ],
+    ("data.py", "def coarse("): [
+        ("(rows, columns)", "(columns + 1, rows)"),
+        ("math.ceil(max(data.shape) / side)", "side"),
+    ],
+    ("data.py", "def digits("): [
+        ("bunch.target[order]", "bunch.target"),
+        ("default_rng(0)", "default_rng()"),
+    ],
+    ("data.py", "def _mnist_file("): [
+        ('known_hash=f"md5:{MNIST_MD5[name]}"', "known_hash=None"),
+        ("in MIRRORS", "in MIRRORS[:1]"),
+        ("(OSError, ValueError)", "OSError"),
+    ],
+    ("data.py", "def device("): [
+        (" and dtype != torch.float64", ""),
+    ],
+}

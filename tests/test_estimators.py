@@ -137,3 +137,29 @@ def test_size_must_fit_without_replacement():
     with pytest.raises(ValueError, match="size must be at most n = 6 without replacement, got 7"):
         MiniBatch(Scripted(), 7, replace=False)
     assert MiniBatch(Quadratic([1.0]), 7, replace=False).size == 7
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("estimators.py", "class FullBatch"): [
+        ("for w in places", "for w in places[:1] * len(places)"),
+        ("return self.problem.gradient(w)", "return self.problem._gradient(w, None)"),
+        ("tuple(self.problem.gradient(w) for", "tuple(self.problem._gradient(w, None) for"),
+    ],
+    ("estimators.py", "class MiniBatch"): [
+        ("replace=self.replace)", "replace=True)"),
+        ("replace=self.replace)", "replace=False)"),
+        ("torch.Generator().manual_seed(seed)", "torch.default_generator"),
+        ("manual_seed(seed)", "manual_seed(0)"),
+        ("draw(self.size,", "draw(1,"),
+        ("self.problem.gradient(w, sample)", "self.problem._gradient(w, sample)"),
+        (
+            "tuple(self.problem.gradient(w, sample) for w in places)",
+            "tuple(self(w) for w in places) if places[1:] else "
+            "tuple(self.problem.gradient(w, sample) for w in places)",
+        ),
+        ("if size < 1", "if size < 0"),
+        ("size > problem.n", "size >= problem.n"),
+    ],
+}

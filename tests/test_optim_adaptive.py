@@ -641,3 +641,90 @@ def test_loading_leaves_what_hooks_and_users_put_into_the_state():
     assert optimizer.state[p]["mine"] == 0.5
     assert optimizer.state[p]["exp_avg"].tolist() == [0, 0]
     assert optimizer.state[p]["exp_avg"].dtype is torch.float32
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("optim/adaptive.py", "class _AdaptiveOptimizer"): [
+        ('and key != "step" and state_dtype(p) is not p.dtype', "and False"),
+        ("torch.is_tensor(value) and key", "key"),
+        ("restore, prepend=True", "restore, prepend=False"),
+        ('lr = _as_tensor(group["lr"], p)', 'lr = _scalar(group["lr"])'),
+        ("w.clone() if group", "w if group"),
+        ('in loaded["state"].get', 'in state_dict["state"].get'),
+        ("if z.is_sparse and self.name", "if False"),
+        ("if wants_kernel else None", ""),
+        ("kernel_list(p, z, buffers)", "kernel_list(p, z, ())"),
+        ("dtype=state_dtype(p),", "dtype=p.dtype,"),
+        ("self._initial(group, p),", "0.0,"),
+        ('state["step"] += 1', 'state["step"] += 2'),
+        ('-z if group["maximize"]', 'z if group["maximize"]'),
+        ("w.copy_(w_next)", "w.copy_(w)"),
+        ("target.copy_(value)", "pass"),
+        ("state[key] = value\n            else", "pass\n            else"),
+        ("z = p.grad.to(state_dtype(p))", "z = p.grad.to(state_dtype(p)).neg_().neg_().add_(1e-3)"),
+        (
+            "(torch.view_as_real(x) for x in",
+            "(torch.view_as_real(x.conj().resolve_conj()) for x in",
+        ),
+        ('device="cpu"), alpha=1)', 'device="cpu"), alpha=0)'),
+    ],
+    ("optim/adaptive.py", "class Adagrad"): [
+        ("self._state_of(group, p, self._keys(group))", "pass"),
+        ("complex(value, value)", "value"),
+        (".coalesce()  #", "  #"),
+        ("p[at], buffers[0][at] = w, G", "p[at] = w"),
+        ('(t - 1) * group["lr_decay"]', 't * group["lr_decay"]'),
+        ('z = z + group["weight_decay"] * w', 'z = z - group["weight_decay"] * w'),
+        ('lr_decay=group["lr_decay"],', "lr_decay=0.0,"),
+        ('maximize=group["maximize"],', "maximize=False,"),
+        ("increment_version([*params, *sums])", "set_multithreading_enabled(True)"),
+    ],
+    ("optim/adaptive.py", "class RMSprop"): [
+        ('group["alpha"] / rest)', 'group["alpha"])'),
+        ('float(group["lr"]) / rest**0.5', 'float(group["lr"]) / rest'),
+        ('group["eps"] / rest**0.5', 'group["eps"]'),
+        ("torch._foreach_mul_(v, rest)", "pass"),
+        ("increment_version(params)", "set_multithreading_enabled(True)"),
+        ("torch._foreach_neg(grads)", "grads"),
+        ('alpha=group["weight_decay"])', 'alpha=-group["weight_decay"])'),
+        ("(m, grads, 1 - alpha)", "(m, grads, alpha)"),
+        ("(v, m, m, -1)", "(v, m, m, 1)"),
+        ("torch._foreach_add_(params, b, alpha=-lr)", "torch._foreach_add_(params, b, alpha=lr)"),
+        ('named.get("grad_avg", 0), named', "0, named"),
+        ('beta2=group["alpha"]', 'beta2=1 - group["alpha"]'),
+    ],
+    ("optim/adaptive.py", "class Adam("): [
+        ("w = (1 - lr * decay) * w", "w = (1 - decay) * w"),
+        ("z = z + decay * w", "z = z - decay * w"),
+        ("MomentsAndMax(t - 1, *state)", "MomentsAndMax(t, *state)"),
+        ("Moments(t - 1, *state)", "Moments(t, *state)"),
+        ('before, form="torch"', 'before, form="optax"'),
+        ("torch._fused_adamw_ if _is", "torch._fused_adam_ if _is"),
+        ('amsgrad=group["amsgrad"],\n            maximize', "amsgrad=False,\n            maximize"),
+        (
+            'maximize=group["maximize"],\n        )\n        #',
+            "maximize=False,\n        )\n        #",
+        ),
+        ('eps=group["eps"],\n            amsgrad', "eps=0.0,\n            amsgrad"),
+    ],
+    ("optim/adaptive.py", "class AdamW("): [
+        ("decoupled_weight_decay=True,", "decoupled_weight_decay=False,"),
+        ('group["decoupled_weight_decay"] = True', "pass"),
+    ],
+    ("optim/adaptive.py", "def _dtype_of_step("): [
+        (
+            "torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32",
+            "torch.get_default_dtype()",
+        ),
+    ],
+    ("optim/adaptive.py", "def state_dtype("): [
+        ("torch.float32 if p.dtype in", "p.dtype if p.dtype in"),
+        ("return x.squeeze() if", "return x if"),
+        ('"decoupled_weight_decay", True', '"decoupled_weight_decay", False'),
+        ("beta.numel() != 1", "False"),
+        ("if len({isinstance", "if 0 * len({isinstance"),
+        ("not 0 <= beta < 1", "not 0 <= beta <= 1"),
+    ],
+}

@@ -674,3 +674,93 @@ def test_a_nonfinite_gradient_passes_by_default(ours):
     p.grad = torch.tensor([1.0, float("nan")], dtype=FLOAT64)
     ours([p]).step()
     assert p.isnan().tolist() == [False, True]
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("optim/momentum.py", "class SGD"): [
+        ('1 - group["dampening"]', "1"),
+        ("] = z.clone()", '] = z.clone() * (1 - group["dampening"])'),
+        ("] = z.clone()", "] = z"),
+        ("z.add(b, alpha=beta) if", "b.add(z, alpha=beta) if"),
+        (".mul_(beta).add_(z, alpha=1", ".mul_(beta).add_(z, alpha=-1"),
+        (" or torch.compiler.is_compiling()", ""),
+        ('nesterov=group["nesterov"]', "nesterov=False"),
+        ('maximize=group["maximize"]', "maximize=False"),
+        ('weight_decay=group["weight_decay"]', "weight_decay=0.0"),
+        ('dampening=group["dampening"]', "dampening=0.0"),
+        ("is_first_step=first", "is_first_step=False"),
+        ("is_first_step=first", "is_first_step=True"),
+        ("[p.grad for p in params]", "[p.grad.mul_(1.0001) for p in params]"),
+        ("(not buffers, name)", "(False, name)"),
+        ("increment_version([*params, *buffers])", "set_multithreading_enabled(True)"),
+    ],
+    ("optim/base.py", "FUSED = {"): [
+        ('"cpu": (torch.float32, torch.float64)', '"cpu": (torch.float32, torch.bfloat16)'),
+    ],
+    ("optim/base.py", "def kernel_list("): [
+        ("contiguous = p.is_contiguous()", "contiguous = True"),
+        ("contiguous and x.is_contiguous()", "contiguous"),
+        ("for x in (z, *buffers):", "for x in buffers:"),
+        ("for x in (z, *buffers):", "for x in (z,):"),
+        ("_are_channels_last(p, z, *buffers)", "_are_channels_last(z, *buffers)"),
+        ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, *buffers)"),
+        ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, z)"),
+        (" if type(p) in PLAIN else None", ""),
+    ],
+    ("optim/base.py", "def subtract("): [
+        ("z.clone() if lr.requires_grad else z", "z"),
+        ("lr.requires_grad or torch.compiler.is_compiling()", "lr.requires_grad"),
+        ("lr.requires_grad or torch.compiler.is_compiling()", "torch.compiler.is_compiling()"),
+        ("value=-1", "value=1"),
+        ("alpha=-float(lr)", "alpha=float(lr)"),
+    ],
+    ("optim/momentum.py", "class HeavyBall"): [
+        (".mul_(beta)\n            subtract(displacement", "\n            subtract(displacement"),
+        ('subtract(displacement, z, group["lr"])', 'subtract(displacement, z / 2, group["lr"])'),
+        ("p.add_(displacement)", "p.sub_(displacement)"),
+        ("alpha=1 - beta)", "alpha=1)"),
+        ("alpha=1 - beta)", "alpha=beta)"),
+        ("subtract(p, v, group", "subtract(p, 2 * v, group"),
+        ('"exp_avg")', '"displacement")'),
+    ],
+    ("optim/momentum.py", "class Nesterov"): [
+        ('        subtract(p, z, group["lr"])\n', ""),
+        ('.add_(displacement, alpha=group["momentum"])', ".add_(displacement)"),
+        ("subtract(displacement, z, group", "subtract(displacement, -z, group"),
+    ],
+    ("optim/momentum.py", "def gradient_of("): [
+        ("p.grad.neg() if group", "p.grad.neg_() if group"),
+        ('p.grad.neg() if group["maximize"]', "p.grad.neg() if False"),
+        ("return z.add(p, alpha", "return z.add_(p, alpha"),
+        ("return z.add(p, alpha=decay)", "return z.sub(p, alpha=decay)"),
+        ("addcmul(p.clone(), decay)", "addcmul(p, decay)"),
+    ],
+    ("optim/base.py", "def add_param_group("): [
+        ("            self.param_groups.pop()\n", ""),
+    ],
+    ("optim/base.py", "def step("): [
+        ("torch.enable_grad()", "torch.no_grad()"),
+        ("return loss", "return None"),
+        ('group.get("differentiable", False)', "False"),
+        ("if p.grad is not None]", "]"),
+    ],
+    ("optim/base.py", "def __setstate__("): [
+        ("group.setdefault(name, value)", "pass"),
+    ],
+    ("optim/base.py", "def _check_group("): [
+        ("0 <= lr < math.inf", "0 <= lr"),
+        ('group.get("fused") and group.get("foreach")', "False"),
+    ],
+    ("optim/base.py", "def nonnegative("): [
+        ("0 <= group[key] < math.inf", "group[key] < math.inf"),
+    ],
+    ("optim/base.py", "def in_range("): [
+        ("0 <= group[key] < 1", "0 <= group[key]"),
+    ],
+    ("optim/base.py", "def _check_gradients("): [
+        (" or z.isfinite().all()", ""),
+        ("z.sum().isfinite() or", "True or"),
+    ],
+}

@@ -693,3 +693,101 @@ def test_sharded_parameters(tmp_path):
             assert_same(*ends, rtol=1e-5, atol=1e-6)
     finally:
         torch.distributed.destroy_process_group()
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("optim/muon.py", "def for_model("): [
+        ("if p.requires_grad:", "if True:"),
+        ("and id(p) not in kept", ""),
+        ("p.ndim > 2 and id(p) in kernels", "p.ndim > 2"),
+    ],
+    ("optim/muon.py", "def add_param_group("): [
+        ("{**ADAMW, **param_group}", "{**param_group, **ADAMW}"),
+    ],
+    ("optim/muon.py", "def _update_alike("): [
+        ("_iteration_dtype(group, first)", "torch.bfloat16"),
+        ('if not group["eps"] or dtype is torch.float16', "if False"),
+        ('if not group["eps"] or dtype is torch.float16', 'if not group["eps"]'),
+        ("clamp_(min=group", "add_(group"),
+        ("rules.scale(shape,", "rules.scale(first.shape[-2:],"),
+        ("params[start : start + size]", "params[start : start + 1]"),
+        ("_orthogonalized(group, X, room)", "_orthogonalized(group, X.flip(0), room)"),
+        ("norm(D, dim=(1, 2), keepdim=True)", "norm(D, dim=2, keepdim=True).amax(1, True)"),
+        ("torch._foreach_norm(X.copy_(D).unbind())", "torch._foreach_norm(X.copy_(D).unbind(), 1)"),
+        ("torch._foreach_norm(X.copy_(D).unbind())", "torch._foreach_norm(D.unbind())"),
+        ("size * entries, state_dtype(first)", "size * entries, dtype"),
+        ("entries + room_of(shape)", "room_of(shape)"),
+        ("narrow[used:]", "narrow"),
+    ],
+    ("optim/muon.py", "def _direction("): [
+        (".lerp_(z, 1 - mu)", ".mul_(mu).add_(z)"),
+        ("torch.lerp(z, B, mu, out=room)", "torch.lerp(B, z, mu, out=room)"),
+        ("torch.lerp(z, B, mu, out=room)", "room.copy_(z)"),
+        ("room.copy_(B)", "B"),
+        ("torch.zeros_like(z, memory_format=torch.preserve_format)", "z"),
+    ],
+    ("optim/muon.py", "def gram_iteration("): [
+        (
+            "_symmetric(product, last, _symmetric(product, R, last, out=S), out=R)",
+            "R.copy_(R @ last)",
+        ),
+        ("_blocks(steps, X.dtype)", "[steps]"),
+        ("Q, S = _symmetric(product, last, Q, out=S), Q", "Q = last"),
+        (
+            "Q, S = _symmetric(product, last, Q, out=S), Q",
+            "Q = _symmetric(product, last, Q, out=S)",
+        ),
+        ("beta=b_k, alpha=c_k", "beta=b, alpha=c"),
+        ("R, R, R, out=P)", "R, R, R, out=S)"),
+        ("add_(a)", "add_(1)"),
+        ("add_(a_k)", "add_(a)"),
+        ("beta=a, out=Y", "beta=1, out=Y"),
+        ("(X.mT, X) if tall", "(X, X.mT) if tall"),
+        ("(X, Q.mT) if tall", "(X, Q) if tall"),
+        ("X, Y, Z = Y, Z, Y", "X = Y"),
+        ("X if X.ndim == 3 else X[None]", "X"),
+    ],
+    ("optim/muon.py", "def _taken("): [
+        ("or len(memory[key]) < entries", ""),
+        ("key = (use, dtype, device)", "key = (use, device)"),
+    ],
+    ("optim/muon.py", "def _shaped("): [
+        ("x if x.shape == shape else x.reshape(shape)", "x"),
+    ],
+    ("optim/muon.py", "def room_of("): [
+        ("2 * m * n + 4 * m * m", "2 * m * n"),
+    ],
+    ("optim/muon.py", "def _symmetric("): [
+        ("m < 2 * PANEL", "True"),
+        ("product(*added, A, B, out=out)", "product(A, B, out=out)"),
+        ("slice(start + PANEL)", "slice(start, start + PANEL)"),
+        ("slice(start + PANEL)", "slice(None)"),
+        ("[C[..., rows, columns] for", "[0 * C[..., rows, columns] for"),
+        ("= out[..., rows, :start].mT", "= out[..., rows, :start].mT.flip(-1)"),
+        ("        out[..., :start, rows] = out[..., rows, :start].mT\n", ""),
+    ],
+    ("optim/muon.py", "def _update_sharded("): [
+        ('max(group["eps"], torch.finfo(X.dtype).tiny)', "1"),
+        ('max(group["eps"], torch.finfo(X.dtype).tiny)', 'group["eps"]'),
+        ("_descend(p, O.reshape(p.shape).to(p.dtype), group, factor", "_descend(p, O, group, 1"),
+    ],
+    ("optim/muon.py", "GROWTH = {"): [
+        ("torch.bfloat16: 12", "torch.bfloat16: 50"),
+        ("torch.float16: 12", "torch.float16: 50"),
+    ],
+    ("optim/muon.py", "def _iteration_dtype("): [
+        ('group["method"] == "svd" or ', ""),
+    ],
+    ("optim/muon.py", "def _descend("): [
+        ("1 - float(lr) * decay", "1 - float(lr) * scale * decay"),
+        ("alpha=-float(lr) * scale", "alpha=-float(lr)"),
+        ("sub_(lr * scale *", "sub_(lr *"),
+    ],
+    ("optim/muon.py", "def _not_for_muon("): [
+        ("[-1:]", "[:1]"),
+        ("for name in names]", "for name in names[-1:]]"),
+        ("nn.Embedding, ", ""),
+    ],
+}

@@ -322,3 +322,56 @@ def test_parameter_at_names_every_entry():
 def test_bad_networks(n_x, n_y):
     with pytest.raises(ValueError, match="x and y must have the same length ≥ 1, got"):
         Network(torch.nn.Linear(2, 1), torch.ones(n_x, 2), torch.ones(n_y), cross_entropy)
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("problems.py", "def draw("): [
+        ("if replace:", "if not replace:"),
+        (
+            "torch.randint(self.n, (size,), generator=generator)",
+            "torch.randint(self.n - 1, (size,), generator=generator)",
+        ),
+    ],
+    ("problems.py", "def gradient("): [
+        ("if sample is None else len(sample)", "if sample is None else 1"),
+        ("(self.n or 1) if", "1 if"),
+    ],
+    ("problems.py", "class Quadratic"): [
+        ("* gap).sum(-1) / 2", "* gap).sum(-1)"),
+        ("sample.mean(0)", "sample.sum(0)"),
+        ("self.noise_root.mT", "self.noise_root"),
+        (
+            "Q @ torch.diag(spectrum.double()) @ Q.T",
+            "Q.T @ torch.diag(spectrum.double()) @ Q + 0.1 * Q.T",
+        ),
+        ("self.spectrum.min().item()", "self.spectrum[-1].item()"),
+        ("torch.randn(size, *like.shape,", "torch.randn(size, like.shape[-1],"),
+    ],
+    ("problems.py", "class QuantileSearch"): [
+        ("(sample <= w)", "(sample >= w)"),
+        ("+ density - self.q * w", "- self.q * w"),
+        ("icdf(torch.tensor(q", "icdf(torch.tensor(1 - q"),
+    ],
+    ("problems.py", "class LogisticRegression"): [
+        ("self.l2 / 2 * w.square()", "self.l2 * w.square()"),
+        ("w.square().sum(-1)", "w.square().sum()"),
+        ("of_labels.mean((-2, -1))", "of_labels.mean()"),
+        (".flatten(-2) + self.l2 * w", ".flatten(-2)"),
+        ("outer.flatten(1) + self.l2 * w", "outer.flatten(1)"),
+        ("(2 if classes == 2 else 1)", "1"),
+        ("(self.n * self.l2)", "self.l2"),
+        ("[-columns / 2, columns / 2]", "[columns / 2, -columns / 2]"),
+        ("return probabilities - ", "return 1.001 * probabilities - "),
+    ],
+    ("problems.py", "class Objective"): [
+        ("if sample is None else sample", "if True else sample"),
+        ("range(w.ndim - self.start.ndim)", "range(min(1, w.ndim - self.start.ndim))"),
+        ("grad(self.f)(w, i.unsqueeze(0))", "grad(self.f)(w, 0 * i.unsqueeze(0))"),
+    ],
+    ("problems.py", "class Network"): [
+        ("if index < p.numel()", "if index <= p.numel()"),
+        ("y[indices])", "y[indices.flip(0)])"),
+    ],
+}

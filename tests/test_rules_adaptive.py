@@ -332,3 +332,55 @@ def test_shapes_must_agree(rule):
 def test_unknown_form():
     with pytest.raises(ValueError, match="form must be 'paper', 'torch' or 'optax'"):
         amsgrad(torch.ones(2), torch.ones(2), lr=0.1, form="keras")
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("rules/adaptive.py", "def adagrad("): [
+        ("state.G) + z**2", "state.G) + z.abs()"),
+        ("(initial if state is None", "(0.0 if state is None"),
+        ("return w - lr * z", "return w + lr * z"),
+        ("_root(G, eps, eps_inside)", "_root(G, eps, False)"),
+    ],
+    ("rules/adaptive.py", "def rmsprop("): [
+        ("+ (1 - beta2) * z**2", "+ z**2"),
+        ("+ (1 - beta2) * z if centered", "+ z if centered"),
+        ("v - m**2 if centered", "v - m if centered"),
+        ("v - m**2 if centered", "v if centered"),
+        ("b = momentum * b + z", "b = momentum * b + (1 - momentum) * z"),
+        ("return w - lr * b", "return w - lr * (momentum * b + z)"),
+        ("eps, eps_inside)\n", "eps, False)\n"),
+    ],
+    ("rules/adaptive.py", "def adam("): [
+        ("z + weight_decay * w", "z - weight_decay * w"),
+        ("if bias_correction", "if not bias_correction"),
+        ("m / (1 - beta1**t)", "m / (1 - beta1 ** (t - 1 + 1e-9))"),
+        ("v / (1 - beta2**t)", "v / (1 - beta1**t)"),
+    ],
+    ("rules/adaptive.py", "def amsgrad("): [
+        ("torch.maximum(v_max, v", "torch.maximum(v, v"),
+        ('if form == "optax" else v)', "if True else v)"),
+        ('m if form == "paper" else m', 'm if form != "paper" else m'),
+        ('v_max / (1 - beta2**t) if form == "torch"', 'v_max if form == "torch"'),
+        ("MomentsAndMax(t, m, v, v_max)", "MomentsAndMax(t, m, v_max, v_max)"),
+    ],
+    ("rules/adaptive.py", "def adamw("): [
+        ("+ weight_decay * w)", "+ lr * weight_decay * w)"),
+        ("+ weight_decay * w)", "- weight_decay * w)"),
+        ("_root(v_hat, eps, eps_inside)", "_root(v, eps, eps_inside)"),
+        ("_root(v_hat, eps, eps_inside)", "_root(v_hat, eps, not eps_inside)"),
+    ],
+    ("rules/adaptive.py", "def lion("): [
+        ("c.sign()", "c"),
+        ("c = beta1 * m + (1 - beta1) * z", "c = beta2 * m + (1 - beta2) * z"),
+        ("Average(beta2 * m + (1 - beta2) * z)", "Average(c)"),
+        ("+ weight_decay * w)", ")"),
+    ],
+    ("rules/adaptive.py", "def _moments("): [
+        ("t + 1, beta1", "t, beta1"),
+        ("(1 - beta1) * z, beta2", "z, beta2"),
+        ("(1 - beta2) * z**2", "z**2"),
+        ("(1 - beta2) * z**2", "(1 - beta2) * z"),
+    ],
+}

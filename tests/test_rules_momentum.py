@@ -364,3 +364,68 @@ def test_beta_must_lie_below_one(rule, beta):
     z = torch.ones(3)
     with pytest.raises(ValueError, match=r"beta must lie in \[0, 1\), got"):
         rule(torch.ones(3), handed_to(rule, z), None, lr=0.1, beta=beta)
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("rules/momentum.py", "def sgd("): [
+        ("return w - lr * z", "return w + lr * z"),
+        ("return w - lr * z", "return w - lr * z.sign()"),
+        ('    check_step(w, z, nonnegative={"lr": lr})\n', ""),
+    ],
+    ("rules/momentum.py", "def heavy_ball("): [
+        ("+ beta * (w - w_prev)", "- beta * (w - w_prev)"),
+        ("w - lr * z + beta", "w - (1 - beta) * lr * z + beta"),
+        ("Previous(w)", "Previous(w_prev)"),
+        ("w_prev = w if state", "w_prev = 0 * w if state"),
+    ],
+    ("rules/momentum.py", "def heavy_ball_average("): [
+        ("+ (1 - beta) * z\n", "+ z\n"),
+        ("= beta * v_prev + (1 - beta)", "= (1 - beta) * v_prev + beta"),
+        ("v_prev = 0 if state is None", "v_prev = z if state is None"),
+        ("return w - lr * v,", "return w - lr / (1 - beta) * v,"),
+    ],
+    ("rules/momentum.py", "def heavy_ball_sum("): [
+        ("v = beta * v_prev + z\n", "v = beta * (v_prev + z)\n"),
+        ("v = beta * v_prev + z\n", "v = beta * v_prev + (1 - beta) * z\n"),
+        ("return w - lr * v,", "return w - lr * (z + beta * v),"),
+    ],
+    ("rules/momentum.py", "def nesterov("): [
+        ("u_next + beta * (u_next - u)", "u_next + beta * (u_next - w)"),
+        ("u_next + beta * (u_next - u)", "w + beta * (u_next - u)"),
+        ("Previous(u_next)", "Previous(w)"),
+        ("u = w if state is None", "u = w - lr * z if state is None"),
+    ],
+    ("rules/momentum.py", "def nesterov_one_line("): [
+        ("w_prev - lr * z_prev", "w_prev + lr * z_prev"),
+        ("(w, 0) if state", "(w, z) if state"),
+        ("beta * ((w - lr * z) -", "beta * (w -"),
+    ],
+    ("rules/momentum.py", "def nesterov_gradient_correction("): [
+        ("beta * (z - z_prev)", "(z - z_prev)"),
+        (" + beta * (z - z_prev)", ""),
+        ("(0, 0) if state", "(0, z) if state"),
+    ],
+    ("rules/momentum.py", "def nesterov_look_ahead("): [
+        ("v = beta * v_prev + z", "v = v_prev + z"),
+        ("w - lr * v, V", "w - lr * beta * v, V"),
+    ],
+    ("rules/momentum.py", "def _look_ahead_point("): [
+        ("w - lr * beta * state.v", "w - lr * state.v"),
+        ("w - lr * beta * state.v", "w"),
+    ],
+    ("rules/momentum.py", "def nesterov_two_gradients("): [
+        ("VelocityAndPrevious(v, w)", "VelocityAndPrevious(v, w - lr * v)"),
+        ("beta * (z - z_prev)", "beta * (z_prev - z)"),
+        ("(*z, 0) if state", "(*z, *z) if state"),
+    ],
+    ("rules/momentum.py", "def _this_and_previous_point("): [
+        ("(w, state.w)", "(state.w, w)"),
+    ],
+    ("rules/checks.py", "def check_step("): [
+        ("if w.shape != z.shape:", "if False:"),
+        ("0 <= value < math.inf", "0 <= value"),
+        ("0 <= value < 1", "0 <= value <= 1"),
+    ],
+}

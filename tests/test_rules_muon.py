@@ -415,3 +415,48 @@ def test_shapes_must_agree_and_be_matrices():
         muon(torch.ones(2, 3), torch.ones(3, 2), lr=0.1)
     with pytest.raises(ValueError, match="real matrix"):
         muon(torch.ones(3), torch.ones(3), lr=0.1)
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("rules/muon.py", "def orthogonalize("): [
+        ("X = a * X + (b * A + c * (A @ A)) @ X", "X = a * X + (b * A + c * A) @ X"),
+        ("X = X.mT if G.shape[-2] > G.shape[-1] else X\n    for", "X = X.mT\n    for"),
+        ("X = normalized(G, eps)", "X = normalized(G)"),
+        ("0 <= eps < math.inf", "0 <= eps"),
+    ],
+    ("rules/muon.py", "def normalized("): [
+        ("torch.ldexp(G, -exponent)", "G"),
+        ("X / torch.where(norm == 0, 1, norm)", "X / norm"),
+        ("norm = torch.maximum(norm, floor)", "norm = norm + floor"),
+    ],
+    ("rules/muon.py", "def coefficients_of("): [
+        ("[triples] * _positive(steps)", "[triples] * 5"),
+        ("for a, b, c in", "for a, c, b in"),
+    ],
+    ("rules/muon.py", "def polar_express_coefficients("): [
+        ("max(low, cushion * high)", "low"),
+        ("2 / (_value(quintic, low) + _value(quintic, high)) * quintic", "quintic"),
+        ("high = 2 - low", "high = 1 / low"),
+    ],
+    ("rules/muon.py", "def muon("): [
+        ("1 - momentum if average", "1 if average"),
+        ("D = share * z + momentum * B", "D = z + momentum * B"),
+        ("if nesterov else B", "if not nesterov else B"),
+        ("- lr * weight_decay * w", "- lr * scale(w.shape, adjust) * weight_decay * w"),
+        ("* O, Buffer(B)", "* O, Buffer(D)"),
+    ],
+    ("rules/muon.py", "def scale("): [
+        ("max(1, out / into)", "max(1, into / out)"),
+        ("max(out, into)", "min(out, into)"),
+        ("return math.sqrt(out / into)", "return math.sqrt(into / out)"),
+    ],
+    ("rules/muon.py", "def _svd("): [
+        ("(U * kept.unsqueeze(-2)) @ Vh", "U @ Vh"),
+    ],
+    ("rules/muon.py", "def _minimax_quintic("): [
+        ("[1, -1, 1, -1]", "[1, 1, 1, -1]"),
+        ("5 * c, 3 * b, a", "5 * c, 3 * a, b"),
+    ],
+}

@@ -190,3 +190,39 @@ def test_a_finite_gradient_may_have_an_infinite_sum():
 def test_bad_arguments(arguments, text):
     with pytest.raises(ValueError, match=text):
         run(FullBatch(problem()), sgd, **{"lr": 0.1, "steps": 3, **arguments})
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("run.py", "def run("): [
+        ("schedule(t)", "schedule(t - 1)"),
+        ("schedule(t)", "schedule(t + 1)"),
+        ("rule(w, z, state, **hyper)", "rule(w, z, None, **hyper)"),
+        ("problem.evaluations - spent", "problem.evaluations"),
+        ("w if project is None else project(w)", "w"),
+        ("        if t in recorded:\n", "        if True:\n"),
+        ("    note(0)\n", ""),
+        ("problem.start.clone()", "problem.start"),
+        ("        _check_gradient(z, t, problem, history)\n", ""),
+        ("if not loss.isfinite().all()", "if loss.isnan().any()"),
+        ("history.w = w\n", "pass\n"),
+        ("estimator.at(points(", "tuple(estimator(p) for p in points("),
+    ],
+    ("run.py", "def _append("): [
+        (".numpy().copy()", ".numpy()"),
+    ],
+    ("run.py", "def _record_times("): [
+        ("steps + 1, every), steps}", "steps + 1, every)}"),
+        ("range(every, steps + 1", "range(1, steps + 1"),
+        ("2 ** (k / 4)", "2 ** (k / 2)"),
+    ],
+    ("run.py", "def _check_gradient("): [
+        ("parameter_at(entry)", "parameter_at(0)"),
+        (" or gradient.isfinite().all()", ""),
+        ("gradient.sum().isfinite() or", "True or"),
+    ],
+    ("run.py", "def _worst("): [
+        ('"NaN" if', '"NaN" if not'),
+    ],
+}

@@ -327,3 +327,64 @@ def test_bad_numbers_of_steps(make, text, bad):
 def test_the_ends_that_are_excluded(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+# Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
+# `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
+MUTANTS = {
+    ("schedules.py", "def _from_step_one("): [
+        ("if not t >= 1", "if t < 1"),
+        ("if not t >= 1", "if not t >= 0"),
+    ],
+    ("schedules.py", "def constant("): [
+        ("lambda t: value", "lambda t: value / t"),
+    ],
+    ("schedules.py", "def power("): [
+        ("t**-exponent", "(t + 1) ** -exponent"),
+        ("t**-exponent", "t**exponent"),
+        ('    _nonnegative("exponent", exponent)\n', ""),
+    ],
+    ("schedules.py", "def inverse_time("): [
+        ("2 / (mu * (t + offset))", "2 / (mu * t + offset)"),
+        ("2 / (mu", "1 / (mu"),
+        ("if not 0 < mu", "if not 0 <= mu"),
+        ("-1 < offset", "-1 <= offset"),
+    ],
+    ("schedules.py", "def linear("): [
+        ("(t - 1) / steps", "t / steps"),
+        ("min((t - 1) / steps, 1.0)", "(t - 1) / steps"),
+        ("end - start", "start - end"),
+    ],
+    ("schedules.py", "def warm_up("): [
+        ("t / steps", "(t - 1) / steps"),
+        ("if t < steps", "if t <= steps + 1"),
+    ],
+    ("schedules.py", "def cosine("): [
+        ("(t - 1) / steps", "t / steps"),
+        ("min((t - 1) / steps, 1.0)", "(t - 1) / steps"),
+        ("end + (1 - end)", "end + 1"),
+    ],
+    ("schedules.py", "def step_decay("): [
+        ("(t - 1) // every", "t // every"),
+    ],
+    ("schedules.py", "def warm_up_stable_decay("): [
+        ("steps - decay", "steps - decay - 1"),
+        ("if warm_up + decay > steps", "if warm_up + decay >= steps"),
+        ("linear(max(decay, 1), end=end)", "linear(max(decay, 1))"),
+        ("max(warm_up, 1), 1.0)", "max(warm_up, 1), 2.0)"),
+    ],
+    ("schedules.py", "def compose("): [
+        ("t - milestones[k - 1] if k", "t - milestones[0] if k"),
+        ("bisect_left", "bisect_right"),
+        ("t - milestones[k - 1] if k else t", "t"),
+        ("if any(a >= b", "if any(a > b"),
+    ],
+    ("schedules.py", "def multiply("): [
+        ("math.prod(schedule(t) for", "sum(schedule(t) for"),
+    ],
+    ("schedules.py", "def lambda_lr("): [
+        ('group["lr"].clone()', 'group["lr"]'),
+        ("s(epoch + 1)", "s(epoch)"),
+        ("s(epoch + 1)", "schedules[0](epoch + 1)"),
+    ],
+}
