@@ -646,13 +646,15 @@ def test_loading_leaves_what_hooks_and_users_put_into_the_state():
 # Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
-    ("optim/adaptive.py", "class _AdaptiveOptimizer"): [
-        ('and key != "step" and state_dtype(p) is not p.dtype', "and False"),
+    ("optim/base.py", "def load_state_dict("): [
+        ('and key != "step" and dtype is not p.dtype', "and False"),
         ("torch.is_tensor(value) and key", "key"),
         ("restore, prepend=True", "restore, prepend=False"),
+        ('in loaded["state"].get', 'in state_dict["state"].get'),
+    ],
+    ("optim/adaptive.py", "class Algorithm"): [
         ('lr = _as_tensor(group["lr"], p)', 'lr = _scalar(group["lr"])'),
         ("w.clone() if group", "w if group"),
-        ('in loaded["state"].get', 'in state_dict["state"].get'),
         ("if z.is_sparse and self.name", "if False"),
         ("if wants_kernel else None", ""),
         ("kernel_list(p, z, buffers)", "kernel_list(p, z, ())"),
@@ -670,8 +672,7 @@ MUTANTS = {
         ),
         ('device="cpu"), alpha=1)', 'device="cpu"), alpha=0)'),
     ],
-    ("optim/adaptive.py", "class Adagrad"): [
-        ("self._state_of(group, p, self._keys(group))", "pass"),
+    ("optim/adaptive.py", "class _Adagrad"): [
         ("complex(value, value)", "value"),
         (".coalesce()  #", "  #"),
         ("p[at], buffers[0][at] = w, G", "p[at] = w"),
@@ -681,7 +682,10 @@ MUTANTS = {
         ('maximize=group["maximize"],', "maximize=False,"),
         ("increment_version([*params, *sums])", "set_multithreading_enabled(True)"),
     ],
-    ("optim/adaptive.py", "class RMSprop"): [
+    ("optim/adaptive.py", "class Adagrad"): [
+        ("self.algorithm.state_of(self.state[p], group, p)", "pass"),
+    ],
+    ("optim/adaptive.py", "class _RMSprop"): [
         ('group["alpha"] / rest)', 'group["alpha"])'),
         ('float(group["lr"]) / rest**0.5', 'float(group["lr"]) / rest'),
         ('group["eps"] / rest**0.5', 'group["eps"]'),
@@ -695,7 +699,7 @@ MUTANTS = {
         ('named.get("grad_avg", 0), named', "0, named"),
         ('beta2=group["alpha"]', 'beta2=1 - group["alpha"]'),
     ],
-    ("optim/adaptive.py", "class Adam("): [
+    ("optim/adaptive.py", "class _Adam("): [
         ("w = (1 - lr * decay) * w", "w = (1 - decay) * w"),
         ("z = z + decay * w", "z = z - decay * w"),
         ("MomentsAndMax(t - 1, *state)", "MomentsAndMax(t, *state)"),
@@ -719,8 +723,10 @@ MUTANTS = {
             "torch.get_default_dtype()",
         ),
     ],
-    ("optim/adaptive.py", "def state_dtype("): [
+    ("optim/base.py", "def state_dtype("): [
         ("torch.float32 if p.dtype in", "p.dtype if p.dtype in"),
+    ],
+    ("optim/adaptive.py", "def _scalar("): [
         ("return x.squeeze() if", "return x if"),
         ('"decoupled_weight_decay", True', '"decoupled_weight_decay", False'),
         ("beta.numel() != 1", "False"),

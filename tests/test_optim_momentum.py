@@ -749,7 +749,7 @@ MUTANTS = {
     ("optim/base.py", "def __setstate__("): [
         ("group.setdefault(name, value)", "pass"),
     ],
-    ("optim/base.py", "def _check_group("): [
+    ("optim/base.py", "def check_shared("): [
         ("0 <= lr < math.inf", "0 <= lr"),
         ('group.get("fused") and group.get("foreach")', "False"),
     ],

@@ -7,7 +7,6 @@ so is the arithmetic: in bfloat16 a second moment with β₂ = 0.999 stops movin
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +18,7 @@ from optcore.optim.base import (
     kernel_list,
     nonnegative,
     refuse_fused,
+    state_dtype,
 )
 from optcore.rules import adaptive as rules
 
@@ -27,35 +27,30 @@ from optcore.rules import adaptive as rules
 PIECE = 2**15
 
 
-class _AdaptiveOptimizer(CheckedOptimizer):
-    """A rule with accumulators of the parameter's shape and a count of steps."""
+class Algorithm:
+    """A rule with accumulators of the parameter's shape and a count of steps, in place.
+
+    An optimizer has one, or, as `Muon`, one for some of its groups:
+
+        ADAM.check(group)                       # raises if a hyper-parameter is out of range
+        ADAM.update(self.state, group, params)  # one step of parameters that have gradients
+
+    `group` holds the arguments of the optimizer of the same name, and `state`, an optimizer's, gets
+    the same keys. `CheckedOptimizer` checks what all groups share, and loads the state.
+    """
 
     name, advice = "", ""  # in torch's error texts
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Load, as in torch, which rounds the state to the parameter's type: not here."""
-        loaded: dict = {}  # what the user's hooks before this one make of it
+    def check(self, group: dict) -> None:
+        """Raise if one of the hyper-parameters that only this rule has is out of range."""
+        raise NotImplementedError
 
-        def restore(_):
-            ids = itertools.chain.from_iterable(g["params"] for g in loaded["param_groups"])
-            params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
-            for i, p in zip(ids, params, strict=True):
-                for key, value in loaded["state"].get(i, {}).items():
-                    if torch.is_tensor(value) and key != "step" and state_dtype(p) is not p.dtype:
-                        # A copy: the state must not be shared with where it was loaded from.
-                        self.state[p][key] = value.to(p.device, state_dtype(p), copy=True)
+    def update(self, states: dict, group: dict, params: list[Tensor]) -> None:
+        """Make a step; each of `params` has a gradient.
 
-        hooks = [
-            self.register_load_state_dict_pre_hook(lambda _, final: loaded.update(final)),
-            self.register_load_state_dict_post_hook(restore, prepend=True),
-        ]
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _update(self, group, params):
+        Raises:
+            RuntimeError: a gradient is sparse, or `fused` asks for what torch refuses.
+        """
         lists: dict[str, list[tuple]] = {}
         keys, wants_kernel = self._keys(group), self._wants_kernel(group)
         for p in params:
@@ -64,7 +59,7 @@ class _AdaptiveOptimizer(CheckedOptimizer):
                 raise RuntimeError(f"{self.name} does not support sparse gradients{self.advice}")
             if group.get("fused"):
                 refuse_fused(p)
-            state = self._state_of(group, p, keys)
+            state = self.state_of(states[p], group, p)
             buffers = [state[key] for key in keys]
             name = kernel_list(p, z, buffers) if wants_kernel else None
             if name is None:
@@ -78,12 +73,12 @@ class _AdaptiveOptimizer(CheckedOptimizer):
         no = group.get("fused") is False or group.get("foreach") or group.get("differentiable")
         return self._has_kernel(group) and not no and not torch.compiler.is_compiling()
 
-    def _state_of(self, group, p, keys) -> dict:
-        state = self.state[p]
+    def state_of(self, state: dict, group: dict, p: Tensor) -> dict:
+        """Return the state of p, with all that is missing at its start."""
         if "step" in state and not isinstance(state["step"], Tensor):
             # An old checkpoint has a number.
             state["step"] = torch.tensor(float(state["step"]), dtype=_dtype_of_step())
-        for key in keys:
+        for key in self._keys(group):
             if key not in state:
                 where = {"device": _device_of_step(group, p), "dtype": _dtype_of_step()}
                 state.setdefault("step", torch.zeros((), **where))
@@ -158,74 +153,18 @@ class _AdaptiveOptimizer(CheckedOptimizer):
         return params, grads, *buffers, steps
 
 
-class Adagrad(_AdaptiveOptimizer):
-    r"""`torch.optim.Adagrad`.
-
-    $$G_t = G_{t-1} + z_t^2, \qquad
-      w_{t+1} = w_t - \frac{\eta}{1 + (t-1)\,\delta}\, \frac{z_t}{\sqrt{G_t} + \varepsilon}$$
-
-    The rule is `adagrad` of `optcore.rules.adaptive`, with δ = `lr_decay` and G₀ =
-    `initial_accumulator_value`. Sparse gradients touch their own entries only.
-    Source: Duchi, Hazan and Singer (2011), JMLR 12:2121–2159.
-
-    Args:
-        params: tensors, named tensors or groups, as in torch.
-        lr: η ≥ 0, a number or a tensor with one element.
-        lr_decay: δ ≥ 0.
-        weight_decay: λ ≥ 0; λ w joins the gradient.
-        initial_accumulator_value: G₀ ≥ 0; a group may have its own, which torch overlooks.
-        eps: ε ≥ 0.
-        foreach: accepted for torch's sake; its numbers are the loop's.
-        maximize: ascend.
-        differentiable: let autograd follow the step.
-        fused: torch's fused kernel; `None` and `True` take it where it is right, else the rule.
-        error_if_nonfinite: as in `SGD`.
-
-    State: `step` and `sum`, as in torch.
-
-    Raises:
-        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
-        RuntimeError: weight decay meets a sparse gradient.
-    """
-
-    def __init__(
-        self,
-        params,
-        lr: float | Tensor = 1e-2,
-        lr_decay: float = 0,
-        weight_decay: float = 0,
-        initial_accumulator_value: float = 0,
-        eps: float = 1e-10,
-        foreach: bool | None = None,
-        *,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        error_if_nonfinite: bool = False,
-    ):
-        defaults = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "eps": eps,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "fused": fused,
-            "error_if_nonfinite": error_if_nonfinite,
-        }
-        super().__init__(params, defaults)
-        for group in self.param_groups:  # as in torch, which shares it between processes
-            for p in group["params"]:
-                self._state_of(group, p, self._keys(group))
-
-    def share_memory(self) -> None:
-        """Move every `sum` to memory that other processes see."""
-        for state in self.state.values():
-            state["sum"].share_memory_()
+class _AdaptiveOptimizer(CheckedOptimizer):
+    algorithm: Algorithm
 
     def _check(self, group):
+        self.algorithm.check(group)
+
+    def _update(self, group, params):
+        self.algorithm.update(self.state, group, params)
+
+
+class _Adagrad(Algorithm):
+    def check(self, group):
         nonnegative(
             group,
             lr_decay="lr_decay",
@@ -243,10 +182,10 @@ class Adagrad(_AdaptiveOptimizer):
     def _has_kernel(self, group):
         return True
 
-    def _update(self, group, params):
+    def update(self, states, group, params):
         if any(p.grad.is_sparse for p in params) and group["weight_decay"]:
             raise RuntimeError("weight_decay option is not compatible with sparse gradients")
-        super()._update(group, params)
+        super().update(states, group, params)
 
     def _pieces(self, group, p, buffers):
         if not p.grad.is_sparse:
@@ -283,71 +222,83 @@ class Adagrad(_AdaptiveOptimizer):
         torch.autograd.graph.increment_version([*params, *sums])
 
 
-class RMSprop(_AdaptiveOptimizer):
-    r"""`torch.optim.RMSprop`.
+ADAGRAD = _Adagrad()
 
-    $$v_t = \alpha v_{t-1} + (1-\alpha) z_t^2, \qquad
-      b_t = \mu b_{t-1} + \frac{z_t}{\sqrt{v_t} + \varepsilon}, \qquad w_{t+1} = w_t - \eta\, b_t$$
 
-    With `centered`, v_t − m_t² stands under the root. The rule is `rmsprop` of
-    `optcore.rules.adaptive`. Source: Tieleman and Hinton (2012), lecture 6e; Graves (2013),
-    arXiv:1308.0850.
+class Adagrad(_AdaptiveOptimizer):
+    r"""`torch.optim.Adagrad`.
+
+    $$G_t = G_{t-1} + z_t^2, \qquad
+      w_{t+1} = w_t - \frac{\eta}{1 + (t-1)\,\delta}\, \frac{z_t}{\sqrt{G_t} + \varepsilon}$$
+
+    The rule is `adagrad` of `optcore.rules.adaptive`, with δ = `lr_decay` and G₀ =
+    `initial_accumulator_value`. Sparse gradients touch their own entries only.
+    Source: Duchi, Hazan and Singer (2011), JMLR 12:2121–2159.
 
     Args:
         params: tensors, named tensors or groups, as in torch.
         lr: η ≥ 0, a number or a tensor with one element.
-        alpha: the rule's β₂, in [0, 1).
-        eps: ε ≥ 0.
+        lr_decay: δ ≥ 0.
         weight_decay: λ ≥ 0; λ w joins the gradient.
-        momentum: μ in [0, 1).
-        centered: subtract the squared average of the gradients.
-        capturable: keep the count of steps on the device.
+        initial_accumulator_value: G₀ ≥ 0; a group may have its own, which torch overlooks.
+        eps: ε ≥ 0.
         foreach: accepted for torch's sake; its numbers are the loop's.
         maximize: ascend.
         differentiable: let autograd follow the step.
+        fused: torch's fused kernel; `None` and `True` take it where it is right, else the rule.
         error_if_nonfinite: as in `SGD`.
 
-    State: `step`, `square_avg`, and where they are used `momentum_buffer` and `grad_avg`.
+    State: `step` and `sum`, as in torch.
 
     Raises:
         ValueError: a hyper-parameter is out of range, or the parameter list is empty.
-        RuntimeError: a gradient is sparse.
+        RuntimeError: weight decay meets a sparse gradient.
     """
 
-    name = "RMSprop"
+    algorithm = ADAGRAD
 
     def __init__(
         self,
         params,
         lr: float | Tensor = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
+        lr_decay: float = 0,
         weight_decay: float = 0,
-        momentum: float = 0,
-        centered: bool = False,
-        capturable: bool = False,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
         foreach: bool | None = None,
+        *,
         maximize: bool = False,
         differentiable: bool = False,
-        *,
+        fused: bool | None = None,
         error_if_nonfinite: bool = False,
     ):
         defaults = {
             "lr": lr,
-            "momentum": momentum,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
+            "lr_decay": lr_decay,
             "weight_decay": weight_decay,
-            "capturable": capturable,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
             "foreach": foreach,
             "maximize": maximize,
             "differentiable": differentiable,
+            "fused": fused,
             "error_if_nonfinite": error_if_nonfinite,
         }
         super().__init__(params, defaults)
+        for group in self.param_groups:  # as in torch, which shares it between processes
+            for p in group["params"]:
+                self.algorithm.state_of(self.state[p], group, p)
 
-    def _check(self, group):
+    def share_memory(self) -> None:
+        """Move every `sum` to memory that other processes see."""
+        for state in self.state.values():
+            state["sum"].share_memory_()
+
+
+class _RMSprop(Algorithm):
+    name = "RMSprop"
+
+    def check(self, group):
         nonnegative(group, eps="epsilon")
         in_range(group, momentum="momentum", alpha="alpha")
 
@@ -434,72 +385,78 @@ class RMSprop(_AdaptiveOptimizer):
         return w_next, tuple(values[key] for key in named)
 
 
-class Adam(_AdaptiveOptimizer):
-    r"""`torch.optim.Adam`, with `amsgrad`.
+RMSPROP = _RMSprop()
 
-    $$w_{t+1} = w_t - \eta\, \frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon}$$
 
-    The rules are `adam` and `amsgrad(form="torch")` of `optcore.rules.adaptive`. Source: Kingma and
-    Ba (2015), arXiv:1412.6980; Reddi, Kale and Kumar (2018), arXiv:1904.09237.
+class RMSprop(_AdaptiveOptimizer):
+    r"""`torch.optim.RMSprop`.
+
+    $$v_t = \alpha v_{t-1} + (1-\alpha) z_t^2, \qquad
+      b_t = \mu b_{t-1} + \frac{z_t}{\sqrt{v_t} + \varepsilon}, \qquad w_{t+1} = w_t - \eta\, b_t$$
+
+    With `centered`, v_t − m_t² stands under the root. The rule is `rmsprop` of
+    `optcore.rules.adaptive`. Source: Tieleman and Hinton (2012), lecture 6e; Graves (2013),
+    arXiv:1308.0850.
 
     Args:
         params: tensors, named tensors or groups, as in torch.
         lr: η ≥ 0, a number or a tensor with one element.
-        betas: (β₁, β₂), each in [0, 1).
-        eps: ε ≥ 0, outside the root.
-        weight_decay: λ ≥ 0; λ w joins the gradient (L2), unless `decoupled_weight_decay`.
-        amsgrad: divide by the root of the largest v so far.
+        alpha: the rule's β₂, in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0; λ w joins the gradient.
+        momentum: μ in [0, 1).
+        centered: subtract the squared average of the gradients.
+        capturable: keep the count of steps on the device.
         foreach: accepted for torch's sake; its numbers are the loop's.
         maximize: ascend.
-        capturable: keep the count of steps on the device.
         differentiable: let autograd follow the step.
-        fused: torch's fused kernel; `None` and `True` take it where it is right, else the rule.
-        decoupled_weight_decay: be `AdamW`.
         error_if_nonfinite: as in `SGD`.
 
-    State: `step`, `exp_avg`, `exp_avg_sq` and, with `amsgrad`, `max_exp_avg_sq`, as in torch.
+    State: `step`, `square_avg`, and where they are used `momentum_buffer` and `grad_avg`.
 
     Raises:
         ValueError: a hyper-parameter is out of range, or the parameter list is empty.
         RuntimeError: a gradient is sparse.
     """
 
-    name, advice = "Adam", ", please consider SparseAdam instead"
+    algorithm = RMSPROP
 
     def __init__(
         self,
         params,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0,
-        amsgrad: bool = False,
-        *,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
-        capturable: bool = False,
         differentiable: bool = False,
-        fused: bool | None = None,
-        decoupled_weight_decay: bool = False,
+        *,
         error_if_nonfinite: bool = False,
     ):
         defaults = {
             "lr": lr,
-            "betas": betas,
+            "momentum": momentum,
+            "alpha": alpha,
             "eps": eps,
+            "centered": centered,
             "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "foreach": foreach,
             "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
             "differentiable": differentiable,
-            "fused": fused,
-            "decoupled_weight_decay": decoupled_weight_decay,
             "error_if_nonfinite": error_if_nonfinite,
         }
         super().__init__(params, defaults)
 
-    def _check(self, group):
+
+class _Adam(Algorithm):
+    name, advice = "Adam", ", please consider SparseAdam instead"
+
+    def check(self, group):
         nonnegative(group, eps="epsilon")
         _check_betas(group)
 
@@ -546,6 +503,75 @@ class Adam(_AdaptiveOptimizer):
         )
         # The kernels do not tell autograd that they wrote.
         torch.autograd.graph.increment_version([*params, *m, *v, *v_max])
+
+
+ADAM = _Adam()
+
+
+class Adam(_AdaptiveOptimizer):
+    r"""`torch.optim.Adam`, with `amsgrad`.
+
+    $$w_{t+1} = w_t - \eta\, \frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon}$$
+
+    The rules are `adam` and `amsgrad(form="torch")` of `optcore.rules.adaptive`. Source: Kingma and
+    Ba (2015), arXiv:1412.6980; Reddi, Kale and Kumar (2018), arXiv:1904.09237.
+
+    Args:
+        params: tensors, named tensors or groups, as in torch.
+        lr: η ≥ 0, a number or a tensor with one element.
+        betas: (β₁, β₂), each in [0, 1).
+        eps: ε ≥ 0, outside the root.
+        weight_decay: λ ≥ 0; λ w joins the gradient (L2), unless `decoupled_weight_decay`.
+        amsgrad: divide by the root of the largest v so far.
+        foreach: accepted for torch's sake; its numbers are the loop's.
+        maximize: ascend.
+        capturable: keep the count of steps on the device.
+        differentiable: let autograd follow the step.
+        fused: torch's fused kernel; `None` and `True` take it where it is right, else the rule.
+        decoupled_weight_decay: be `AdamW`.
+        error_if_nonfinite: as in `SGD`.
+
+    State: `step`, `exp_avg`, `exp_avg_sq` and, with `amsgrad`, `max_exp_avg_sq`, as in torch.
+
+    Raises:
+        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
+        RuntimeError: a gradient is sparse.
+    """
+
+    algorithm = ADAM
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        error_if_nonfinite: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "error_if_nonfinite": error_if_nonfinite,
+        }
+        super().__init__(params, defaults)
 
 
 class AdamW(Adam):
@@ -601,6 +627,24 @@ class AdamW(Adam):
             group["decoupled_weight_decay"] = True
 
 
+class _Lion(Algorithm):
+    name = "Lion"
+
+    def check(self, group):
+        _check_betas(group)
+
+    def _keys(self, group):
+        return ("exp_avg",)
+
+    def _rule(self, group, w, z, state, t, lr):
+        beta1, beta2 = map(_scalar, group["betas"])
+        hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
+        return rules.lion(w, z, rules.Average(*state), **hyper)
+
+
+LION = _Lion()
+
+
 class Lion(_AdaptiveOptimizer):
     r"""The sign of an average: half of Adam's state.
 
@@ -627,7 +671,7 @@ class Lion(_AdaptiveOptimizer):
         RuntimeError: a gradient is sparse.
     """
 
-    name = "Lion"
+    algorithm = LION
 
     def __init__(
         self,
@@ -647,22 +691,6 @@ class Lion(_AdaptiveOptimizer):
             "error_if_nonfinite": error_if_nonfinite,
         }
         super().__init__(params, defaults)
-
-    def _check(self, group):
-        _check_betas(group)
-
-    def _keys(self, group):
-        return ("exp_avg",)
-
-    def _rule(self, group, w, z, state, t, lr):
-        beta1, beta2 = map(_scalar, group["betas"])
-        hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
-        return rules.lion(w, z, rules.Average(*state), **hyper)
-
-
-def state_dtype(p: Tensor) -> torch.dtype:
-    """float32 for parameters of half precision, otherwise p's own type."""
-    return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
 
 
 def _scalar(x: float | Tensor) -> float | Tensor:

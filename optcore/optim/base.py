@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 # Where torch's fused kernel can be trusted: on the CPU it leaves float16 and bfloat16 as they are
 # (torch 2.13, pytorch/pytorch#191763).
@@ -57,6 +59,34 @@ class CheckedOptimizer(Optimizer):
                 self._update(group, [p for p in group["params"] if p.grad is not None])
         return loss
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load, as in torch, which shares the state with `state_dict` and rounds it: not here."""
+        loaded: dict = {}  # what the user's hooks before this one make of it
+
+        def take(_, final):
+            state = tree_map_only(Tensor, torch.clone, final["state"])
+            loaded.update(final, state=state)
+            return loaded
+
+        def restore(_):
+            ids = itertools.chain.from_iterable(g["params"] for g in loaded["param_groups"])
+            params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
+            for i, p in zip(ids, params, strict=True):
+                dtype = self._state_dtype(p)
+                for key, value in loaded["state"].get(i, {}).items():
+                    if torch.is_tensor(value) and key != "step" and dtype is not p.dtype:
+                        self.state[p][key] = value.to(p.device, dtype)
+
+        hooks = [
+            self.register_load_state_dict_pre_hook(take),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def __setstate__(self, state: dict) -> None:
         """Restore; a `state_dict` from torch lacks the arguments that are only ours."""
         super().__setstate__(state)
@@ -65,20 +95,14 @@ class CheckedOptimizer(Optimizer):
                 group.setdefault(name, value)
 
     def _check_group(self, group: dict) -> None:
-        lr = group["lr"]
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"Invalid learning rate: {lr} (lr must be a finite number ≥ 0)")
-        nonnegative(group, weight_decay="weight_decay")
-        if group.get("fused") and group.get("foreach"):
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        if group.get("fused") and group.get("differentiable"):
-            raise RuntimeError("`fused` does not support `differentiable`")
+        check_shared(group)
         self._check(group)
 
     def _check(self, group: dict) -> None:
         """Raise if one of the hyper-parameters that only this optimizer has is out of range."""
+
+    def _state_dtype(self, p: Tensor) -> torch.dtype:
+        return state_dtype(p)
 
     def _update(self, group: dict, params: list[Tensor]) -> None:
         raise NotImplementedError
@@ -118,6 +142,11 @@ def refuse_fused(p: Tensor) -> None:
         )
 
 
+def state_dtype(p: Tensor) -> torch.dtype:
+    """float32 for parameters of half precision, otherwise p's own type."""
+    return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
+
+
 def subtract(p: Tensor, z: Tensor, lr: float | Tensor) -> None:
     """p ← p − lr z in place."""
     if isinstance(lr, Tensor) and (lr.requires_grad or torch.compiler.is_compiling()):
@@ -137,6 +166,20 @@ def name_of(group: dict, i: int) -> str:
 def _are_channels_last(*tensors: Tensor) -> bool:
     form = CHANNELS_LAST.get(tensors[0].ndim)
     return form is not None and all(x.is_contiguous(memory_format=form) for x in tensors)
+
+
+def check_shared(group: dict) -> None:
+    """Raise if a hyper-parameter that every group has is out of range."""
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    if not 0 <= lr < math.inf:
+        raise ValueError(f"Invalid learning rate: {lr} (lr must be a finite number ≥ 0)")
+    nonnegative(group, weight_decay="weight_decay")
+    if group.get("fused") and group.get("foreach"):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    if group.get("fused") and group.get("differentiable"):
+        raise RuntimeError("`fused` does not support `differentiable`")
 
 
 def nonnegative(group: dict, **names: str) -> None:

@@ -20,6 +20,9 @@ class _MomentumOptimizer(CheckedOptimizer):
     def _check(self, group):
         in_range(group, momentum="momentum")
 
+    def _state_dtype(self, p):
+        return p.dtype  # torch's kernel takes one type
+
     def _update(self, group, params):
         for p in params:
             self._update_one(group, p, gradient_of(group, p))

@@ -9,8 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from optcore.optim.adaptive import AdamW, state_dtype
-from optcore.optim.base import PLAIN, CheckedOptimizer, name_of, nonnegative
+from optcore.optim import adaptive
+from optcore.optim.base import (
+    PLAIN,
+    CheckedOptimizer,
+    check_shared,
+    name_of,
+    nonnegative,
+    state_dtype,
+)
 from optcore.rules import muon as rules
 
 # Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
@@ -38,7 +45,7 @@ ADAMW = {
 }
 
 
-class Muon(AdamW):
+class Muon(CheckedOptimizer):
     r"""`torch.optim.Muon` for matrices and kernels, with an AdamW for the rest if asked.
 
     $$B_t = \mu B_{t-1} + (1-\mu) z_t, \qquad D_t = (1-\mu) z_t + \mu B_t, \qquad
@@ -87,8 +94,6 @@ class Muon(AdamW):
             parameter is not a real matrix.
     """
 
-    name = "Muon"
-
     def __init__(
         self,
         params,
@@ -121,7 +126,7 @@ class Muon(AdamW):
             "error_if_nonfinite": error_if_nonfinite,
             "algorithm": "muon",
         }
-        CheckedOptimizer.__init__(self, params, defaults)
+        super().__init__(params, defaults)
 
     @classmethod
     def for_model(
@@ -198,13 +203,10 @@ class Muon(AdamW):
             param_group = {**ADAMW, **param_group}
         super().add_param_group(param_group)
 
-    def __setstate__(self, state):
-        """Restore; a `state_dict` from torch lacks the arguments that are only ours."""
-        CheckedOptimizer.__setstate__(self, state)
-
     def _check_group(self, group):
         if group["algorithm"] == "adamw":
-            super()._check_group(group)
+            check_shared(group)
+            adaptive.ADAM.check(group)
             return
         if group["algorithm"] != "muon":
             raise ValueError(f"algorithm must be 'muon' or 'adamw', got {group['algorithm']!r}")
@@ -235,7 +237,7 @@ class Muon(AdamW):
 
     def _update(self, group, params):
         if group["algorithm"] == "adamw":
-            super()._update(group, params)
+            adaptive.ADAM.update(self.state, group, params)
             return
         alike: dict[tuple, list[Tensor]] = {}
         for p in params:
