@@ -211,8 +211,11 @@ class QuantileSearch(Problem):
         return torch.randn(size, *like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
     def _gradient(self, w, sample):
-        below = self.normal.cdf(w) if sample is None else (sample <= w).to(w.dtype).mean(0)
-        return below - self.q
+        if sample is None:
+            return self.normal.cdf(w) - self.q
+        rows = (1,) * (w.ndim + 1 - sample.ndim)  # that share the sample
+        below = sample.view(len(sample), *rows, *sample.shape[1:]) <= w
+        return below.to(w.dtype).mean(0) - self.q
 
 
 class LogisticRegression(Problem):
