@@ -1,7 +1,7 @@
-"""Objectives F with known answers: each has a gradient oracle that counts its evaluations.
+"""Objectives F with known answers, and the losses of networks: pure oracles of gradients.
 
-The variable `w` is one flat tensor; leading batch dimensions are allowed, so that a hundred seeds
-or learning rates run as one tensor.
+The variable `w` is one flat tensor. Dimensions in front of it are rows, so that a hundred seeds or
+learning rates run as one tensor.
 """
 
 from __future__ import annotations
@@ -14,46 +14,72 @@ import torch
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader
 
 
 class Problem:
-    """An objective F(w) = E_ζ f(w; ζ), with its gradient oracle.
+    """An objective F(w) = E_ζ f(w; ζ), with an oracle of its gradients.
+
+    The oracle is pure: what it was asked for is counted by whoever asks, see `evaluations`.
 
     Attributes:
         n: number of examples of a finite sum, `None` where samples never run out.
         start: the iterate to begin with.
         optimum: the minimiser, or `None` where it is unknown or not unique.
-        evaluations: gradients of single samples computed so far. A batch of B counts B, the full
-            gradient of a finite sum n, an exact gradient without a sum 1. Rows of a batched `w` are
-            repetitions of one experiment and count once.
+        place: where the draws stand, if they have an order beside the generator's; see `seek`.
     """
 
     n: int | None = None
     start: Tensor
     optimum: Tensor | None = None
-
-    def __init__(self):
-        self.evaluations = 0
+    place: object = None
 
     def loss(self, w: Tensor) -> Tensor:
-        """Return F(w), one number for each row of a batched `w`."""
+        """Return F(w), one number for each row of `w`."""
         raise NotImplementedError
 
-    def draw(self, size: int, generator: torch.Generator, *, like: Tensor, replace: bool) -> Tensor:
-        """Draw a batch of `size` samples: indices here, noise where n is `None`."""
+    def seek(self, place) -> None:
+        """Continue the draws from `place`; `None` is the beginning."""
+
+    def draw(self, size: int, generator: torch.Generator, *, like: Tensor, replace: bool):
+        """Draw a batch of `size` samples: indices here, noise where n is `None`.
+
+        Each row of `like` gets samples of its own, in the dimensions behind the first one.
+        """
+        rows = like.shape[: like.ndim - self.start.ndim]
         if replace:
-            indices = torch.randint(self.n, (size,), generator=generator)
+            indices = torch.randint(self.n, (size, *rows), generator=generator)
         else:
-            indices = torch.randperm(self.n, generator=generator)[:size]
+            orders = [torch.randperm(self.n, generator=generator) for _ in range(math.prod(rows))]
+            indices = torch.stack(orders, 1)[:size].view(size, *rows)
         return indices.to(like.device)
 
-    def gradient(self, w: Tensor, sample: Tensor | None = None) -> Tensor:
-        """Return the gradient at `w`, averaged over `sample`, or exact without one; count it."""
-        self.evaluations += (self.n or 1) if sample is None else len(sample)
-        return self._gradient(w, sample)
+    def gradient(self, w: Tensor, sample=None) -> Tensor:
+        """Return the gradient at `w`, averaged over `sample`, or exact without one.
 
-    def _gradient(self, w: Tensor, sample: Tensor | None) -> Tensor:
+        Indices of shape (B,) are one batch for all rows of `w`; of shape (B, *rows), a batch for
+        each.
+        """
+        gradient = self._gradient
+        for _ in range(0 if sample is None or self.n is None else sample.ndim - 1):
+            gradient = vmap(gradient, in_dims=(0, 1))
+        return gradient(w, sample)
+
+    def _gradient(self, w: Tensor, sample) -> Tensor:
         raise NotImplementedError
+
+    def per_example(self, w: Tensor, sample) -> Tensor:
+        """Return the gradient at each of the B samples, shape (B, dim), for one row `w`."""
+        return vmap(lambda one: self.gradient(w, tree_map(lambda x: x.unsqueeze(0), one)))(sample)
+
+    def evaluations(self, sample=None) -> int:
+        """Return how many gradients of single samples `gradient(w, sample)` computes for a row.
+
+        A batch of B counts B, the full gradient of a finite sum n, an exact gradient without a
+        sum 1.
+        """
+        return (self.n or 1) if sample is None else len(tree_leaves(sample)[0])
 
     def parameter_at(self, index: int) -> str:
         """Name the parameter that holds entry `index` of the flat `w`."""
@@ -90,7 +116,6 @@ class Quadratic(Problem):
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ):
-        super().__init__()
         spectrum = torch.as_tensor(spectrum, dtype=dtype)
         if spectrum.ndim != 1 or not len(spectrum):
             raise ValueError(
@@ -167,7 +192,6 @@ class QuantileSearch(Problem):
     """
 
     def __init__(self, q: float = 0.5, *, start: float = 0.0):
-        super().__init__()
         if not 0 < q < 1:
             raise ValueError(f"q must lie strictly between 0 and 1, got {q}.")
         self.q = q
@@ -187,8 +211,11 @@ class QuantileSearch(Problem):
         return torch.randn(size, *like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
     def _gradient(self, w, sample):
-        below = self.normal.cdf(w) if sample is None else (sample <= w).to(w.dtype).mean(0)
-        return below - self.q
+        if sample is None:
+            return self.normal.cdf(w) - self.q
+        rows = (1,) * (w.ndim + 1 - sample.ndim)  # that share the sample
+        below = sample.view(len(sample), *rows, *sample.shape[1:]) <= w
+        return below.to(w.dtype).mean(0) - self.q
 
 
 class LogisticRegression(Problem):
@@ -210,7 +237,6 @@ class LogisticRegression(Problem):
     """
 
     def __init__(self, x: Tensor, y: Tensor, *, l2: float = 0.0):
-        super().__init__()
         _check_examples(x, y)
         if not 0 <= l2 < math.inf:
             raise ValueError(f"l2 must be a finite number ≥ 0, got {l2}.")
@@ -230,12 +256,6 @@ class LogisticRegression(Problem):
     def _gradient(self, w, sample):
         x, y = (self.x, self.y) if sample is None else (self.x[sample], self.y[sample])
         return (x.T @ self._residual(w, x, y) / len(x)).flatten(-2) + self.l2 * w
-
-    def per_example(self, w: Tensor, indices: Tensor) -> Tensor:
-        """Return the gradient of each f_i, shape (len(indices), dim); not counted."""
-        x, y = self.x[indices], self.y[indices]
-        outer = x.unsqueeze(2) * self._residual(w, x, y).unsqueeze(1)
-        return outer.flatten(1) + self.l2 * w
 
     def _residual(self, w, x, y):
         probabilities = self._logits(w, x).softmax(-1)
@@ -284,7 +304,6 @@ class Objective(Problem):
     """
 
     def __init__(self, f: Callable, start, *, n: int | None = None, optimum=None):
-        super().__init__()
         self.f = f
         self.n = n
         self.start = torch.as_tensor(start)
@@ -305,41 +324,20 @@ class Objective(Problem):
             function = vmap(function, in_dims=(0, *(None for _ in examples)))
         return function(w, *examples)
 
-    def per_example(self, w: Tensor, indices: Tensor) -> Tensor:
-        """Return the gradient of each f_i, shape (len(indices), dim); not counted."""
-        return vmap(lambda i: grad(self.f)(w, i.unsqueeze(0)))(indices)
 
+class _OfModule(Problem):
+    """A problem whose flat `w` holds the parameters of a `torch.nn.Module`."""
 
-class Network(Objective):
-    """A `torch.nn.Module` on examples (x, y) as a function of its flat parameter vector.
-
-    Args:
-        module: any module without buffers that change in the forward pass; it is not modified.
-        x: inputs, first dimension n.
-        y: targets, first dimension n.
-        loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
-
-    Raises:
-        ValueError: the numbers of inputs and targets differ, or there are none.
-    """
-
-    def __init__(self, module: torch.nn.Module, x: Tensor, y: Tensor, loss: Callable):
-        if len(x) != len(y) or not len(x):
-            raise ValueError(f"x and y must have the same length ≥ 1, got {len(x)} and {len(y)}.")
+    def _flatten(self, module: torch.nn.Module) -> Tensor:
         self.module = module
         self.parameters = {name: p.detach() for name, p in module.named_parameters()}
-        start = torch.cat([p.flatten() for p in self.parameters.values()])
-
-        def f(w, indices):
-            return loss(self.predict(w, x[indices]), y[indices])
-
-        super().__init__(f, start, n=len(x))
+        return torch.cat([p.flatten() for p in self.parameters.values()])
 
     def unflatten(self, w: Tensor) -> dict[str, Tensor]:
-        """Return the module's named parameters as views of the flat `w`."""
-        pieces = w.split([p.numel() for p in self.parameters.values()])
+        """Return the module's named parameters as views of the flat `w`, or of its rows."""
+        pieces = w.split([p.numel() for p in self.parameters.values()], -1)
         return {
-            name: piece.view(p.shape)
+            name: piece.view(*w.shape[:-1], *p.shape)
             for (name, p), piece in zip(self.parameters.items(), pieces, strict=True)
         }
 
@@ -358,6 +356,105 @@ class Network(Objective):
                 return name
             index -= p.numel()
         raise IndexError("index lies beyond the last parameter.")
+
+
+class Network(_OfModule, Objective):
+    """A `torch.nn.Module` on examples (x, y) as a function of its flat parameter vector.
+
+    Args:
+        module: any module without buffers that change in the forward pass; it is not modified.
+        x: inputs, first dimension n.
+        y: targets, first dimension n.
+        loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
+
+    Raises:
+        ValueError: the numbers of inputs and targets differ, or there are none.
+    """
+
+    def __init__(self, module: torch.nn.Module, x: Tensor, y: Tensor, loss: Callable):
+        if len(x) != len(y) or not len(x):
+            raise ValueError(f"x and y must have the same length ≥ 1, got {len(x)} and {len(y)}.")
+
+        def f(w, indices):
+            return loss(self.predict(w, x[indices]), y[indices])
+
+        super().__init__(f, self._flatten(module), n=len(x))
+
+
+class Stream(_OfModule):
+    """A `torch.nn.Module` on the batches (x, y) of a `DataLoader`, epoch after epoch, without end.
+
+    Its batches come by `MiniBatch(stream)`, and the loader decides on their size. There is no F(w)
+    and no exact gradient: they would take a pass over data that may have no end.
+
+    The estimator's seed decides on the order of the batches and on augmentation, as far as that
+    takes its chance from torch; the global generator is left as it was. To take up a run in the
+    middle of an epoch, the batches that it had seen are loaded once more.
+
+    Args:
+        module: any module without buffers that change in the forward pass; it is not modified.
+        loader: gives pairs (x, y) of tensors, which follow `w` to its device.
+        loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
+    """
+
+    loss = None
+
+    def __init__(self, module: torch.nn.Module, loader: DataLoader, loss: Callable):
+        self.start = self._flatten(module)
+        self.loader = loader
+        self.batch_loss = loss
+        self.seek(None)
+
+    def seek(self, place: tuple[int, int] | None) -> None:
+        """Go to `place`: the seed of an epoch, and the number of its batches that were drawn."""
+        self.place, self._batches = None, iter(())
+        if place is not None:
+            seed, drawn = place
+            self._begin_epoch(seed)
+            for _ in range(drawn):
+                self._next()
+
+    def draw(self, size: int | None, generator: torch.Generator, *, like: Tensor, replace: bool):
+        """Return the loader's next batch, whatever `size` and `replace` are."""
+        if like.shape != self.start.shape:
+            raise ValueError("the rows of w have one loader: say shared=True.")
+        batch = self._next()
+        if batch is None:
+            self._begin_epoch(int(torch.randint(2**62, (), generator=generator)))
+            batch = self._next()
+            if batch is None:
+                raise ValueError("loader must give at least one batch an epoch, it gave none.")
+        return tree_map(lambda x: x.to(like.device), batch)
+
+    def _begin_epoch(self, seed: int) -> None:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            for owner in (self.loader, self.loader.sampler):
+                if getattr(owner, "generator", None) is not None:
+                    owner.generator.manual_seed(seed)
+            self._batches = iter(self.loader)
+            self._chance = torch.get_rng_state()
+        self.place = (seed, 0)
+
+    def _next(self):
+        with torch.random.fork_rng(devices=()):
+            if self.place is not None:
+                torch.set_rng_state(self._chance)
+            batch = next(self._batches, None)
+            self._chance = torch.get_rng_state()
+        if batch is not None:
+            seed, drawn = self.place
+            self.place = (seed, drawn + 1)
+        return batch
+
+    def _gradient(self, w, sample):
+        if sample is None:
+            raise ValueError("a Stream has no exact gradient: use MiniBatch.")
+        x, y = sample
+        gradient = grad(lambda w: self.batch_loss(self.predict(w, x), y))
+        for _ in range(w.ndim - 1):
+            gradient = vmap(gradient)
+        return gradient(w)
 
 
 def _with_bias(x: Tensor) -> Tensor:

@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.serialization import add_safe_globals
 from tqdm.auto import trange
 
+from optcore.estimators import Estimator
+from optcore.rules.compose import points_of
 from optcore.schedules import Schedule
 
 PROGRESS_AFTER_S = 10
+
+
+class Checkpoint(NamedTuple):
+    """All that a run needs to be continued to the bit, on the same machine.
+
+    Save it with `torch.save`, load it with `torch.load(file, weights_only=True)`. A rule or an
+    estimator of your own may keep tensors in tuples, lists and dicts; a class of yours has to be
+    named to `torch.serialization.add_safe_globals` before it is loaded.
+
+    Attributes:
+        t: number of updates made.
+        w: the iterate.
+        state: the rule's.
+        memory: the estimator's.
+        draws: where the estimator's draws stand.
+        evaluations: gradient evaluations spent.
+        records: the columns of the history.
+    """
+
+    t: int
+    w: Tensor
+    state: object
+    memory: object
+    draws: dict
+    evaluations: int
+    records: dict[str, Tensor]
+
+
+add_safe_globals([Checkpoint])
 
 
 class History:
     """What a run recorded: columns by name, and the last iterate.
 
     `history["t"]` holds the numbers of updates made before each record, 0 for the start;
-    `history["evaluations"]` the gradient evaluations spent by then; `history["loss"]` F(w); and
-    every name in `run`'s `record` its values. Each is an array with one row a record.
+    `history["evaluations"]` the gradient evaluations that the estimator spent by then; every name
+    in `run`'s `record` its values. Each is an array with one row a record.
 
     Attributes:
         w: the last iterate.
+        checkpoint: where the run ended, for `run(…, resume=…)`; `None` if it did not get there.
     """
 
     def __init__(self, w: Tensor):
         self.w = w
+        self.checkpoint: Checkpoint | None = None
         self._columns: dict[str, list[np.ndarray]] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -39,11 +75,14 @@ class History:
     def _append(self, row: Mapping[str, object]) -> None:
         for name, value in row.items():
             value = value.detach().cpu().numpy().copy() if isinstance(value, Tensor) else value
-            self._columns.setdefault(name, []).append(np.asarray(value))
+            value = np.asarray(value)
+            if value.dtype.kind not in "biufc":
+                raise ValueError(f"record[{name!r}] must return numbers, got {value.dtype}.")
+            self._columns.setdefault(name, []).append(value)
 
 
 class NotFinite(FloatingPointError):
-    """A loss or a gradient that is infinite or NaN stopped a run.
+    """A loss or a gradient that is infinite or NaN, in every row of w, stopped a run.
 
     Attributes:
         history: everything recorded until then.
@@ -55,8 +94,8 @@ class NotFinite(FloatingPointError):
 
 
 def run(
-    estimator,
-    rule,
+    estimator: Estimator,
+    rule: Callable,
     *,
     lr: float | Tensor | Schedule,
     steps: int,
@@ -64,6 +103,7 @@ def run(
     every: int | None = 1,
     record: Mapping[str, Callable[[Tensor], object]] | None = None,
     project: Callable[[Tensor], Tensor] | None = None,
+    resume: Checkpoint | None = None,
     **hyper,
 ) -> History:
     r"""Run the meta-algorithm of the book.
@@ -76,29 +116,88 @@ def run(
         rule: of `optcore.rules`.
         lr: η, or a schedule t → η_t. A tensor broadcasts against `w`.
         steps: T ≥ 1.
-        w: first iterate; the problem's `start` if not given.
+        w: first iterate; the problem's `start` if not given. Dimensions in front of those of
+            `start` are rows: repetitions, or values of hyper-parameters, that run side by side.
         every: record the start, every `every`-th iterate and the last one; `None` records the
             start, the last iterate and those at 2^(k/4), which are even on a logarithmic axis.
-        record: more columns: name → function of the iterate.
+        record: more columns: name → function of the iterate that returns numbers. Gradients that
+            it computes are not the run's. A problem that is no sum over examples records "loss",
+            F(w), unasked; elsewhere that takes n evaluations a record: ask for it by
+            `record={"loss": problem.loss}`.
         project: applied to every new iterate, for constrained problems.
-        **hyper: the rule's other hyper-parameters, such as `beta`.
+        resume: `history.checkpoint` of a shorter run. With the same other arguments and more
+            `steps` the history becomes that of the run that was never interrupted.
+        **hyper: the rule's other hyper-parameters, such as `beta`; each may be a schedule, and so
+            may those in a mapping (see `by_layer`).
 
     Returns:
         The `History`. A run of more than ten seconds shows a progress bar, unless the environment
         has `TQDM_DISABLE`.
 
     Raises:
-        NotFinite: a gradient, or a recorded loss, is infinite or NaN; `.history` holds the records
-            until then.
-        ValueError: `steps` or `every` is below 1, `w` does not end in the shape of `start`
-            or is not floating point.
+        NotFinite: a gradient, or the column "loss", is infinite or NaN in every row of w;
+            `.history` holds the records until then. As long as one row is finite, the others are
+            recorded as they are.
+        ValueError: `steps` or `every` is below 1; `w` does not end in the shape of `start`, or is
+            not floating point; `resume` comes with `w`, or has made `steps` steps already.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     if every is not None and every < 1:
         raise ValueError(f"every must be at least 1, or None, got {every}.")
     problem = estimator.problem
-    w = problem.start.clone() if w is None else w
+    _check_start(problem, w, resume, steps)
+    columns = {"loss": problem.loss} if problem.n is None and problem.loss else {}
+    columns |= record or {}
+    recorded = _record_times(steps, every)
+    hyper["lr"] = lr
+
+    if resume is None:
+        estimator.restart()
+        w = problem.start.clone() if w is None else w
+        start, state, memory, spent = 0, None, None, 0
+        history = History(w)
+    else:
+        start, w, state, memory, draws, spent, records = copy.deepcopy(resume)
+        estimator.load_state_dict(draws)
+        history = History(w)
+        history._columns = {name: list(values.numpy()) for name, values in records.items()}
+
+    def note(t):
+        values = {name: function(w) for name, function in columns.items()}
+        _check_loss(values.get("loss"), t, history)
+        history.w = w
+        history._append({"t": t, "evaluations": spent, **values})
+
+    if resume is None:
+        note(0)
+    # In a notebook tqdm overlooks its own variable.
+    quiet = bool(os.environ.get("TQDM_DISABLE"))
+    for t in trange(start + 1, steps + 1, delay=PROGRESS_AFTER_S, leave=False, disable=quiet):
+        now = _at(t, hyper)
+        points = points_of(rule)
+        places = points(w, state, **now) if points else (w,)
+        z, memory, cost = estimator.at(places, estimator.draw(t, like=w), memory, t)
+        _check_gradients(z, t, problem, history)
+        w, state = rule(w, z if points else z[0], state, **now)
+        w = w if project is None else project(w)
+        spent += cost
+        if t in recorded:
+            note(t)
+    records = {name: torch.from_numpy(history[name]) for name in history._columns}
+    ended = Checkpoint(steps, w, state, memory, estimator.state_dict(), spent, records)
+    history.checkpoint = copy.deepcopy(ended)
+    return history
+
+
+def _check_start(problem, w, resume, steps) -> None:
+    if resume is not None:
+        if w is not None:
+            raise ValueError("w comes with the checkpoint: give resume or w, not both.")
+        if steps <= resume.t:
+            raise ValueError(f"steps must exceed the {resume.t} made already, got {steps}.")
+        w = resume.w
+    w = problem.start if w is None else w
     if not w.is_floating_point():
         raise ValueError(f"w must be floating point, got {w.dtype}.")
     if w.shape[w.ndim - problem.start.ndim :] != problem.start.shape:
@@ -106,39 +205,14 @@ def run(
             f"w has shape {tuple(w.shape)}: it must end in the problem's "
             f"{tuple(problem.start.shape)}."
         )
-    schedule = lr if callable(lr) else (lambda t: lr)
-    recorded = _record_times(steps, every)
-    history, spent, state = History(w), problem.evaluations, None
 
-    def note(t):
-        loss = problem.loss(w)
-        if not loss.isfinite().all():
-            raise NotFinite(
-                f"The loss after {t} steps is {_worst(loss)}: try a smaller lr.", history
-            )
-        history.w = w
-        history._append(
-            {
-                "t": t,
-                "evaluations": problem.evaluations - spent,
-                "loss": loss,
-                **{name: function(w) for name, function in (record or {}).items()},
-            }
-        )
 
-    note(0)
-    # In a notebook tqdm overlooks its own variable.
-    quiet = bool(os.environ.get("TQDM_DISABLE"))
-    for t in trange(1, steps + 1, delay=PROGRESS_AFTER_S, leave=False, disable=quiet):
-        hyper["lr"] = schedule(t)
-        points = getattr(rule, "points", None)
-        z = estimator.at(points(w, state, **hyper)) if points else estimator(w)
-        _check_gradient(z, t, problem, history)
-        w, state = rule(w, z, state, **hyper)
-        w = w if project is None else project(w)
-        if t in recorded:
-            note(t)
-    return history
+def _at(t: int, hyper: Mapping) -> dict:
+    """Return the hyper-parameters of step t: schedules give way to their values."""
+    return {
+        name: value(t) if callable(value) else _at(t, value) if isinstance(value, dict) else value
+        for name, value in hyper.items()
+    }
 
 
 def _record_times(steps: int, every: int | None) -> set[int]:
@@ -148,17 +222,28 @@ def _record_times(steps: int, every: int | None) -> set[int]:
     return {round(2 ** (k / 4)) for k in range(math.floor(4 * octaves) + 1)} | {steps}
 
 
-def _check_gradient(z, t, problem, history) -> None:
-    for gradient in z if isinstance(z, tuple) else (z,):
+def _check_loss(loss, t: int, history: History) -> None:
+    if loss is None:
+        return
+    loss = torch.as_tensor(loss)
+    if not loss.isfinite().any():
+        raise NotFinite(f"The loss after {t} steps is {_worst(loss)}: try a smaller lr.", history)
+
+
+def _check_gradients(z: tuple[Tensor, ...], t: int, problem, history: History) -> None:
+    for gradient in z:
         # A sum is one reading and no temporaries, and finite only if every term is.
-        if not (gradient.sum().isfinite() or gradient.isfinite().all()):
-            bad = ~torch.atleast_1d(gradient).isfinite()
-            entry = bad.nonzero()[0, -1].item()
-            raise NotFinite(
-                f"The gradient at step {t} is {_worst(gradient)} in {problem.parameter_at(entry)}: "
-                "try a smaller lr, or look for a NaN in the data.",
-                history,
-            )
+        if gradient.sum().isfinite():
+            continue
+        finite, inner = gradient.isfinite(), problem.start.ndim
+        if (finite.flatten(-inner).all(-1) if inner else finite).any():
+            continue
+        entry = torch.atleast_1d(~finite).nonzero()[0, -1].item()
+        raise NotFinite(
+            f"The gradient at step {t} is {_worst(gradient)} in {problem.parameter_at(entry)}: "
+            "try a smaller lr, or look for a NaN in the data.",
+            history,
+        )
 
 
 def _worst(values: Tensor) -> str:

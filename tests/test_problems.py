@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from optcore.problems import LogisticRegression, Network, Objective, Quadratic, QuantileSearch
+from optcore.problems import (
+    LogisticRegression,
+    Network,
+    Objective,
+    Quadratic,
+    QuantileSearch,
+    Stream,
+)
 
 FLOAT64 = torch.float64
 
@@ -84,13 +91,11 @@ def test_per_example_gradients_average_to_the_gradient(make):
 @every_finite_sum
 def test_evaluations_of_a_finite_sum(make):
     problem = make()
-    problem.gradient(problem.start)
-    assert problem.evaluations == problem.n == 12
-    problem.gradient(problem.start, torch.tensor([1, 5, 5]))
-    assert problem.evaluations == 15
-    problem.per_example(problem.start, torch.arange(4))
-    problem.loss(problem.start)
-    assert problem.evaluations == 15
+    assert problem.evaluations() == problem.n == 12
+    assert problem.evaluations(torch.tensor([1, 5, 5])) == 3
+    rows = problem.start.expand(4, -1)
+    sample = problem.draw(5, torch.Generator(), like=rows, replace=True)
+    assert problem.evaluations(sample) == 5
 
 
 @every_finite_sum
@@ -106,15 +111,15 @@ def test_draws_of_a_finite_sum(make):
 @pytest.mark.parametrize("name", ["quadratic", "quantile", "objective"])
 def test_evaluations_without_a_sum(name):
     problem = PROBLEMS[name]()
-    problem.gradient(problem.start)
     assert problem.n is None
-    assert problem.evaluations == 1
+    assert problem.evaluations() == 1
     if name != "objective":
         w = problem.start.expand(10, *problem.start.shape)
         sample = problem.draw(3, torch.Generator(), like=w, replace=True)
         assert sample.shape == (3, *w.shape)
-        problem.gradient(w, sample)
-        assert problem.evaluations == 4
+        assert problem.evaluations(sample) == 3
+        each = problem.per_example(w[0], sample[:, 0])
+        torch.testing.assert_close(each.mean(0), problem.gradient(w[0], sample[:, 0]))
 
 
 # --- quadratic
@@ -170,8 +175,24 @@ def test_batched_iterates_are_rows(make, leading):
     sample = problem.draw(2, torch.Generator().manual_seed(0), like=w, replace=True)
     noisy = problem.gradient(w, sample)
     for i in every_row:
-        own = sample if problem.n else sample[(slice(None), *i)]  # examples are shared, noise not
+        own = sample[(slice(None), *i)]
         torch.testing.assert_close(noisy[i], problem.gradient(w[i], own))
+    one = problem.draw(2, torch.Generator().manual_seed(1), like=problem.start, replace=True)
+    shared = problem.gradient(w, one)
+    for i in every_row:
+        torch.testing.assert_close(shared[i], problem.gradient(w[i], one))
+
+
+@every_finite_sum
+@pytest.mark.parametrize("replace", [True, False], ids=["with replacement", "without"])
+def test_rows_draw_examples_of_their_own(make, replace):
+    problem, w = make(), make().start.expand(2, 300, -1)
+    sample = problem.draw(3, torch.Generator().manual_seed(0), like=w, replace=replace)
+    assert sample.shape == (3, 2, 300)
+    batches = sample.flatten(1).T.tolist()
+    assert len(set(map(tuple, batches))) > 400
+    assert any(len(set(batch)) < 3 for batch in batches) == replace
+    assert sample.flatten().bincount(minlength=12).min() > 100
 
 
 @pytest.mark.parametrize(
@@ -324,18 +345,114 @@ def test_bad_networks(n_x, n_y):
         Network(torch.nn.Linear(2, 1), torch.ones(n_x, 2), torch.ones(n_y), cross_entropy)
 
 
+# --- stream
+
+
+class Jittered(torch.utils.data.Dataset):
+    """Ten examples, each with a chance of its own whenever it is looked at."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        return torch.tensor([float(i), torch.rand(()).item()]), i % 2
+
+
+def stream(**options):
+    torch.manual_seed(0)
+    loader = torch.utils.data.DataLoader(Jittered(), 4, **options)
+    return Stream(torch.nn.Linear(2, 2), loader, torch.nn.functional.cross_entropy)
+
+
+def batches_of(problem, number, generator):
+    return [problem.draw(None, generator, like=problem.start, replace=True) for _ in range(number)]
+
+
+def flat(batches):
+    return [x.flatten().tolist() for batch in batches for x in batch]
+
+
+LOADERS = {
+    "in order": dict,
+    "shuffled": lambda: {"shuffle": True},
+    "with a generator": lambda: {"shuffle": True, "generator": torch.Generator()},
+    "with a sampler": lambda: {
+        "sampler": torch.utils.data.RandomSampler(range(10), generator=torch.Generator())
+    },
+    "by a worker": lambda: {"shuffle": True, "num_workers": 1},
+}
+
+
+@pytest.mark.parametrize("options", LOADERS.values(), ids=LOADERS)
+def test_a_stream_repeats_its_seed_and_continues_in_the_middle_of_an_epoch(options):
+    problem, generator = stream(**options()), torch.Generator().manual_seed(3)
+    before = torch.get_rng_state()
+    first = batches_of(problem, 5, generator)
+    place, state = problem.place, generator.get_state()
+    rest = batches_of(problem, 5, generator)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [len(y) for _, y in first] == [4, 4, 2, 4, 4]
+    assert sorted(torch.cat([x[:, 0] for x, _ in first[:3]]).tolist()) == list(range(10))
+    assert len({tuple(row) for row in map(tuple, flat(first + rest))}) > 10
+
+    torch.manual_seed(99)  # the global generator has no say
+    problem.seek(None)
+    assert flat(batches_of(problem, 10, torch.Generator().manual_seed(3))) == flat(first + rest)
+    other = stream(**options())
+    other.seek(place)
+    generator.set_state(state)
+    assert flat(batches_of(other, 5, generator)) == flat(rest)
+    other.seek(None)
+    assert flat(batches_of(other, 5, torch.Generator().manual_seed(4))) != flat(first)
+
+
+def test_the_gradient_of_a_stream_is_backwards():
+    problem = stream(shuffle=True)
+    x, y = sample = batches_of(problem, 1, torch.Generator())[0]
+    loss = torch.nn.functional.cross_entropy(problem.module(x), y)
+    expected = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, problem.module.parameters())]
+    )
+    torch.testing.assert_close(problem.gradient(problem.start, sample), expected)
+    rows = torch.stack([problem.start, 2 * problem.start])
+    torch.testing.assert_close(problem.gradient(rows, sample)[0], expected)
+    assert problem.evaluations(sample) == 4
+    assert problem.per_example(problem.start, sample).shape == (4, 6)
+
+
+def test_what_a_stream_refuses():
+    problem = stream()
+    with pytest.raises(ValueError, match="a Stream has no exact gradient: use MiniBatch"):
+        problem.gradient(problem.start)
+    rows = problem.start.expand(2, -1)
+    with pytest.raises(ValueError, match="the rows of w have one loader: say shared=True"):
+        problem.draw(None, torch.Generator(), like=rows, replace=True)
+    problem.loader = torch.utils.data.DataLoader(Jittered(), 20, drop_last=True)
+    with pytest.raises(ValueError, match="loader must give at least one batch an epoch"):
+        problem.draw(None, torch.Generator(), like=problem.start, replace=True)
+
+
 # Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
     ("problems.py", "def draw("): [
         ("if replace:", "if not replace:"),
         (
-            "torch.randint(self.n, (size,), generator=generator)",
-            "torch.randint(self.n - 1, (size,), generator=generator)",
+            "torch.randint(self.n, (size, *rows), generator=generator)",
+            "torch.randint(self.n - 1, (size, *rows), generator=generator)",
         ),
+        ("for _ in range(math.prod(rows))]", "] * math.prod(rows)"),
     ],
     ("problems.py", "def gradient("): [
-        ("if sample is None else len(sample)", "if sample is None else 1"),
+        ("in_dims=(0, 1)", "in_dims=(0, 0)"),
+        ("sample.ndim - 1", "min(1, sample.ndim - 1)"),
+    ],
+    ("problems.py", "def per_example("): [
+        ("x.unsqueeze(0), one", "(0 * x).unsqueeze(0), one"),
+    ],
+    ("problems.py", "def evaluations("): [
+        ("else len(tree_leaves(sample)[0])", "else 1"),
+        ("else len(tree_leaves(sample)[0])", "else len(sample)"),
         ("(self.n or 1) if", "1 if"),
     ],
     ("problems.py", "class Quadratic"): [
@@ -350,7 +467,7 @@ MUTANTS = {
         ("torch.randn(size, *like.shape,", "torch.randn(size, like.shape[-1],"),
     ],
     ("problems.py", "class QuantileSearch"): [
-        ("(sample <= w)", "(sample >= w)"),
+        ("*sample.shape[1:]) <= w", "*sample.shape[1:]) >= w"),
         ("+ density - self.q * w", "- self.q * w"),
         ("icdf(torch.tensor(q", "icdf(torch.tensor(1 - q"),
     ],
@@ -359,7 +476,6 @@ MUTANTS = {
         ("w.square().sum(-1)", "w.square().sum()"),
         ("of_labels.mean((-2, -1))", "of_labels.mean()"),
         (".flatten(-2) + self.l2 * w", ".flatten(-2)"),
-        ("outer.flatten(1) + self.l2 * w", "outer.flatten(1)"),
         ("(2 if classes == 2 else 1)", "1"),
         ("(self.n * self.l2)", "self.l2"),
         ("[-columns / 2, columns / 2]", "[columns / 2, -columns / 2]"),
@@ -368,10 +484,25 @@ MUTANTS = {
     ("problems.py", "class Objective"): [
         ("if sample is None else sample", "if True else sample"),
         ("range(w.ndim - self.start.ndim)", "range(min(1, w.ndim - self.start.ndim))"),
-        ("grad(self.f)(w, i.unsqueeze(0))", "grad(self.f)(w, 0 * i.unsqueeze(0))"),
+    ],
+    ("problems.py", "class _OfModule"): [
+        ("if index < p.numel()", "if index <= p.numel()"),
     ],
     ("problems.py", "class Network"): [
-        ("if index < p.numel()", "if index <= p.numel()"),
         ("y[indices])", "y[indices.flip(0)])"),
+    ],
+    ("problems.py", "class Stream"): [
+        ("if batch is None:\n            self._begin", "if False:\n            self._begin"),
+        ("for _ in range(drawn)", "for _ in range(drawn + 1)"),
+        ("for _ in range(drawn)", "for _ in range(0)"),
+        ("            torch.manual_seed(seed)\n", ""),
+        ("owner.generator.manual_seed(seed)", "pass"),
+        ("(self.loader, self.loader.sampler)", "(self.loader,)"),
+        ("torch.set_rng_state(self._chance)", "pass"),
+        ("            self._chance = torch.get_rng_state()\n        if batch", "        if batch"),
+        ("self.place = (seed, drawn + 1)", "self.place = (seed, drawn)"),
+        ("if like.shape != self.start.shape:", "if False:"),
+        ("for _ in range(w.ndim - 1):", "for _ in range(0):"),
+        ("        self.place, self._batches = None, iter(())\n", "        self.place = None\n"),
     ],
 }

@@ -1,5 +1,7 @@
 """The meta-algorithm: what it calls, what it records, when it stops."""
 
+import functools
+import io
 import math
 import sys
 
@@ -8,8 +10,8 @@ import pytest
 import torch
 
 from optcore.estimators import FullBatch, MiniBatch
-from optcore.problems import Network, Objective, Quadratic
-from optcore.rules.momentum import heavy_ball, nesterov_two_gradients, sgd
+from optcore.problems import Network, Objective, Quadratic, Stream
+from optcore.rules.momentum import heavy_ball, nesterov_look_ahead, nesterov_two_gradients, sgd
 from optcore.run import NotFinite, run
 
 
@@ -37,7 +39,6 @@ def test_it_is_the_loop_of_the_book():
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 def test_columns(device):
     p = Quadratic([1.0, 0.1], noise=0.1, device=device)
-    p.gradient(p.start)  # spent before the run
     record = {"w": lambda w: w, "first": lambda w: w[0].item(), "twice": lambda w: (2 * w).cpu()}
     history = run(MiniBatch(p, 3), sgd, lr=0.5, steps=4, record=record)
     assert history["t"].tolist() == [0, 1, 2, 3, 4]
@@ -51,6 +52,125 @@ def test_columns(device):
     assert history["loss"].tolist() == pytest.approx(losses, rel=1e-14)
     with pytest.raises(KeyError, match="'gap' was not recorded; there are t, evaluations, loss, w"):
         history["gap"]
+
+
+def finite_sum():
+    x = torch.linspace(-1, 1, 10, dtype=torch.float64)
+    start = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    return Objective(lambda w, i: (w[0] + w[1] * x[i] - x[i] ** 2).square().mean(), start, n=10)
+
+
+def test_gradients_that_a_record_asks_for_are_not_the_runs():
+    p = finite_sum()
+    record = {"norm": lambda w: p.gradient(w).norm(), "loss": p.loss}
+    history = run(MiniBatch(p, 5), sgd, lr=0.1, steps=3, record=record)
+    assert history["evaluations"].tolist() == [0, 5, 10, 15]
+
+
+def test_a_loss_that_takes_n_evaluations_is_recorded_on_request_only():
+    p = finite_sum()
+    with pytest.raises(KeyError, match="'loss' was not recorded"):
+        run(MiniBatch(p, 5), sgd, lr=0.1, steps=1)["loss"]
+    assert len(run(MiniBatch(p, 5), sgd, lr=0.1, steps=1, record={"loss": p.loss})["loss"]) == 2
+
+
+def test_a_record_returns_numbers():
+    with pytest.raises(ValueError, match=r"record\['name'\] must return numbers, got <U3"):
+        run(FullBatch(problem()), sgd, lr=0.1, steps=1, record={"name": lambda w: "abc"})
+
+
+def test_the_same_run_twice_is_the_same():
+    estimator = MiniBatch(problem(), 2)
+    once, again = (run(estimator, sgd, lr=0.1, steps=5).w for _ in range(2))
+    assert torch.equal(once, again)
+
+
+def test_every_hyperparameter_may_be_a_schedule():
+    p, seen = finite_sum(), []
+
+    def rule(w, z, state, **hyper):
+        seen.append(hyper)
+        return sgd(w, z, lr=hyper["lr"])
+
+    inner = {"beta": lambda t: t / 10, "eps": 1.0}
+    run(FullBatch(p), rule, lr=0.1, beta=lambda t: 1 - 1 / t, inner=inner, steps=2)
+    assert seen == [
+        {"lr": 0.1, "beta": 0.0, "inner": {"beta": 0.1, "eps": 1.0}},
+        {"lr": 0.1, "beta": 0.5, "inner": {"beta": 0.2, "eps": 1.0}},
+    ]
+
+
+def test_a_partial_keeps_a_rules_points():
+    p = finite_sum()
+    expected = run(MiniBatch(p, 3), nesterov_look_ahead, lr=0.1, beta=0.9, steps=9).w
+    bound = functools.partial(nesterov_look_ahead, beta=0.9)
+    assert torch.equal(run(MiniBatch(p, 3), bound, lr=0.1, steps=9).w, expected)
+
+
+# --- a run that is interrupted
+
+
+def saved_and_loaded(checkpoint):
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_a_resumed_run_is_the_whole_one():
+    p = finite_sum()
+    settings = {
+        "lr": lambda t: 0.1 / t,
+        "beta": 0.9,
+        "record": {"loss": p.loss, "w": lambda w: w, "small": lambda w: bool(w.norm() < 1)},
+        "project": lambda w: w.clamp(min=-0.9),
+    }
+    whole = run(MiniBatch(p, 2, seed=4), heavy_ball, steps=20, **settings)
+    first = run(MiniBatch(p, 2, seed=4), heavy_ball, steps=10, **settings)
+    again = saved_and_loaded(first.checkpoint)
+    # The estimator's own seed has no say: its draws continue.
+    rest = run(MiniBatch(p, 2, seed=99), heavy_ball, steps=20, resume=again, **settings)
+    assert torch.equal(rest.w, whole.w)
+    for name in ("t", "evaluations", "loss", "w", "small"):
+        assert rest[name].tolist() == whole[name].tolist()
+        assert rest[name].dtype == whole[name].dtype
+    assert first["t"].tolist() == list(range(11))
+    # A checkpoint is not used up, nor changed by the run that it began.
+    once_more = run(MiniBatch(p, 2), heavy_ball, steps=20, resume=first.checkpoint, **settings)
+    assert torch.equal(once_more.w, whole.w)
+
+
+def test_a_checkpoint_shares_nothing_with_the_run():
+    def in_place(w, z, state, lr):
+        state = (torch.zeros_like(w),) if state is None else state
+        state[0].add_(z)
+        return w.sub_(lr * state[0]), state
+
+    p = finite_sum()
+    whole = run(MiniBatch(p, 2), in_place, lr=0.1, steps=6).w
+    first = run(MiniBatch(p, 2), in_place, lr=0.1, steps=3)
+    for _ in range(2):
+        rest = run(MiniBatch(p, 2), in_place, lr=0.1, steps=6, resume=first.checkpoint)
+        assert torch.equal(rest.w, whole)
+
+
+def test_a_stream_is_resumed_in_the_middle_of_an_epoch():
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(2, generator=generator), i % 2) for i in range(10)]
+
+    def estimator(seed):
+        torch.manual_seed(0)
+        loader = torch.utils.data.DataLoader(data, 3, shuffle=True)
+        loss = torch.nn.functional.cross_entropy
+        return MiniBatch(Stream(torch.nn.Linear(2, 2), loader, loss), seed=seed)
+
+    whole = run(estimator(1), heavy_ball, lr=0.1, beta=0.9, steps=11)
+    first = run(estimator(1), heavy_ball, lr=0.1, beta=0.9, steps=6)
+    again = saved_and_loaded(first.checkpoint)
+    rest = run(estimator(2), heavy_ball, lr=0.1, beta=0.9, steps=11, resume=again)
+    assert torch.equal(rest.w, whole.w)
+    assert rest["evaluations"].tolist() == whole["evaluations"].tolist()
+    assert whole["evaluations"].tolist() == [0, 3, 6, 9, 10, 13, 16, 19, 20, 23, 26, 29]
 
 
 def test_a_rule_that_writes_in_place_spoils_neither_records_nor_start():
@@ -145,9 +265,12 @@ def test_a_gradient_of_nan_names_the_parameter_of_a_network():
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
 
     class Poisoned(Network):
+        asked = 0
+
         def _gradient(self, w, sample):
             gradient = super()._gradient(w, sample)
-            gradient[10] = math.nan if self.evaluations > 12 else gradient[10]
+            self.asked += 1
+            gradient[10] = math.nan if self.asked > 3 else gradient[10]
             return gradient
 
     p = Poisoned(module, torch.ones(4, 2), torch.ones(4, 1), torch.nn.functional.mse_loss)
@@ -166,6 +289,18 @@ def test_an_infinite_gradient_in_any_shape(shape):
     assert error.value.history["t"].tolist() == [0]
 
 
+def test_a_row_that_diverges_does_not_end_the_others():
+    p, rates = Quadratic([1.0, 0.5]), torch.tensor([[0.5], [1e200], [3.0]], dtype=torch.float64)
+    w = p.start.expand(3, -1)
+    history = run(FullBatch(p), sgd, lr=rates, steps=30, w=w)
+    alone = run(FullBatch(p), sgd, lr=0.5, steps=30)
+    assert history["loss"][:, 0].tolist() == alone["loss"].tolist()
+    assert not np.isfinite(history["loss"][-1, 1])
+    assert history["loss"][-1, 2] > 1e15
+    with pytest.raises(NotFinite, match="The loss after 1 steps is"):
+        run(FullBatch(p), sgd, lr=1e200 * rates, steps=30, w=w)
+
+
 def test_a_finite_gradient_may_have_an_infinite_sum():
     slopes = torch.tensor([3e38, 3e38])
     p = Objective(lambda w: (slopes * w).sum(), torch.zeros(2))
@@ -175,6 +310,8 @@ def test_a_finite_gradient_may_have_an_infinite_sum():
 
 # --- bad input
 
+DONE = run(FullBatch(problem()), sgd, lr=0.1, steps=3).checkpoint
+
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
@@ -183,6 +320,9 @@ def test_a_finite_gradient_may_have_an_infinite_sum():
         ({"every": 0}, "every must be at least 1, or None, got 0"),
         ({"w": torch.ones(3)}, r"w has shape \(3,\)"),
         ({"w": torch.ones(2, dtype=torch.long)}, "w must be floating point, got torch.int64"),
+        ({"resume": DONE}, "steps must exceed the 3 made already, got 3"),
+        ({"resume": DONE, "steps": 4, "w": torch.ones(2)}, "give resume or w, not both"),
+        ({"resume": DONE._replace(w=torch.ones(3)), "steps": 4}, r"w has shape \(3,\)"),
         ({"lr": -1.0}, "lr must be a finite number ≥ 0, got -1.0"),
         ({"lr": lambda t: math.nan}, "lr must be a finite number ≥ 0, got nan"),
     ],
@@ -196,31 +336,50 @@ def test_bad_arguments(arguments, text):
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
     ("run.py", "def run("): [
-        ("schedule(t)", "schedule(t - 1)"),
-        ("schedule(t)", "schedule(t + 1)"),
-        ("rule(w, z, state, **hyper)", "rule(w, z, None, **hyper)"),
-        ("problem.evaluations - spent", "problem.evaluations"),
+        ("now = _at(t, hyper)", "now = _at(t - 1, hyper)"),
+        ("now = _at(t, hyper)", "now = _at(t + 1, hyper)"),
+        ("z[0], state, **now)", "z[0], None, **now)"),
+        ("spent += cost", "spent = cost"),
         ("w if project is None else project(w)", "w"),
         ("        if t in recorded:\n", "        if True:\n"),
-        ("    note(0)\n", ""),
+        ("        note(0)\n", "        pass\n"),
         ("problem.start.clone()", "problem.start"),
-        ("        _check_gradient(z, t, problem, history)\n", ""),
-        ("if not loss.isfinite().all()", "if loss.isnan().any()"),
+        ("        _check_gradients(z, t, problem, history)\n", ""),
         ("history.w = w\n", "pass\n"),
-        ("estimator.at(points(", "tuple(estimator(p) for p in points("),
+        ("        estimator.restart()\n", ""),
+        ("        estimator.load_state_dict(draws)\n", ""),
+        ("copy.deepcopy(resume)", "resume"),
+        ("copy.deepcopy(ended)", "ended"),
+        ("Checkpoint(steps, w, state, memory,", "Checkpoint(steps, w, None, memory,"),
+        ("estimator.state_dict(), spent, records)", "estimator.state_dict(), 0, records)"),
+        ("if problem.n is None and problem.loss", "if problem.loss"),
+        ("trange(start + 1,", "trange(1,"),
     ],
     ("run.py", "def _append("): [
         (".numpy().copy()", ".numpy()"),
+        ('not in "biufc"', 'in "O"'),
+    ],
+    ("run.py", "def _check_start("): [
+        ("steps <= resume.t", "steps < resume.t"),
+        ("        w = resume.w\n", ""),
+    ],
+    ("run.py", "def _at("): [
+        ("_at(t, value) if isinstance(value, dict)", "value if isinstance(value, dict)"),
     ],
     ("run.py", "def _record_times("): [
         ("steps + 1, every), steps}", "steps + 1, every)}"),
         ("range(every, steps + 1", "range(1, steps + 1"),
         ("2 ** (k / 4)", "2 ** (k / 2)"),
     ],
-    ("run.py", "def _check_gradient("): [
+    ("run.py", "def _check_loss("): [
+        ("if not loss.isfinite().any()", "if loss.isnan().any()"),
+        ("if not loss.isfinite().any()", "if not loss.isfinite().all()"),
+    ],
+    ("run.py", "def _check_gradients("): [
         ("parameter_at(entry)", "parameter_at(0)"),
-        (" or gradient.isfinite().all()", ""),
-        ("gradient.sum().isfinite() or", "True or"),
+        ("if gradient.sum().isfinite():", "if True:"),
+        (".all(-1) if inner else finite).any()", ".all(-1) if inner else finite).all()"),
+        (".all(-1) if inner", ".any(-1) if inner"),
     ],
     ("run.py", "def _worst("): [
         ('"NaN" if', '"NaN" if not'),

@@ -26,13 +26,13 @@ class SquaredAverage(NamedTuple):
 
 
 class Moments(NamedTuple):
-    t: int
+    t: Tensor  # a number of steps, in float64 where the device has it: β^t is exact then
     m: Tensor
     v: Tensor
 
 
 class MomentsAndMax(NamedTuple):
-    t: int
+    t: Tensor
     m: Tensor
     v: Tensor
     v_max: Tensor
@@ -264,8 +264,11 @@ def lion(w, z, state=None, *, lr, beta1=0.9, beta2=0.99, weight_decay=0.0):
 
 
 def _moments(z, state, beta1, beta2) -> Moments:
-    zero = torch.zeros_like(z)
-    t, m, v = Moments(0, zero, zero) if state is None else state
+    if state is None:
+        exact = torch.float32 if z.device.type == "mps" else torch.float64
+        zero = torch.zeros_like(z)
+        state = Moments(torch.zeros((), dtype=exact, device=z.device), zero, zero)
+    t, m, v = state
     return Moments(t + 1, beta1 * m + (1 - beta1) * z, beta2 * v + (1 - beta2) * z**2)
 
 

@@ -14,6 +14,10 @@ from torch import Tensor
 from optcore.rules.checks import check_step
 
 
+class Nothing(NamedTuple):
+    """The state of a rule that remembers nothing."""
+
+
 class Velocity(NamedTuple):
     v: Tensor
 
@@ -52,13 +56,13 @@ def sgd(w, z, state=None, *, lr):
         lr: step size η ≥ 0, in units of w per unit of gradient.
 
     Returns:
-        `(w_next, None)`.
+        `(w_next, Nothing())`.
 
     Raises:
         ValueError: shapes differ, or `lr` is negative or not finite.
     """
     check_step(w, z, nonnegative={"lr": lr})
-    return w - lr * z, None
+    return w - lr * z, Nothing()
 
 
 def heavy_ball(w, z, state=None, *, lr, beta):
