@@ -12,14 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from optcore.optim.base import (
-    CheckedOptimizer,
-    in_range,
-    kernel_list,
-    nonnegative,
-    refuse_fused,
-    state_dtype,
-)
+from optcore.optim import fused
+from optcore.optim.base import PLAIN, CheckedOptimizer, in_range, nonnegative, state_dtype
 from optcore.rules import adaptive as rules
 
 # Entries of a piece: its vectors fit the cache of one core, and torch does not wake a second one,
@@ -52,26 +46,22 @@ class Algorithm:
             RuntimeError: a gradient is sparse, or `fused` asks for what torch refuses.
         """
         lists: dict[str, list[tuple]] = {}
-        keys, wants_kernel = self._keys(group), self._wants_kernel(group)
+        keys, wants_kernel = self._keys(group), self._has_kernel(group) and fused.is_wanted(group)
         for p in params:
             z = p.grad
             if z.is_sparse and self.name:
                 raise RuntimeError(f"{self.name} does not support sparse gradients{self.advice}")
             if group.get("fused"):
-                refuse_fused(p)
+                fused.refuse_fused(p)
             state = self.state_of(states[p], group, p)
             buffers = [state[key] for key in keys]
-            name = kernel_list(p, z, buffers) if wants_kernel else None
+            name = fused.kernel_list(p, z, buffers) if wants_kernel else None
             if name is None:
                 self._apply_rule(group, p, state, buffers)
             else:
                 lists.setdefault(name, []).append((p, z, state, *buffers))
         for rows in lists.values():
             self._update_fused(group, rows)
-
-    def _wants_kernel(self, group) -> bool:
-        no = group.get("fused") is False or group.get("foreach") or group.get("differentiable")
-        return self._has_kernel(group) and not no and not torch.compiler.is_compiling()
 
     def state_of(self, state: dict, group: dict, p: Tensor) -> dict:
         """Return the state of p, with all that is missing at its start."""
@@ -95,32 +85,35 @@ class Algorithm:
 
     def _apply_rule(self, group, p, state, buffers):
         state["step"] += 1
-        on_device = group.get("capturable") or torch.compiler.is_compiling()
-        t = state["step"].to(_exact(p)) if on_device else round(state["step"].item())
+        t = state["step"].to(_exact(p))
         # The rules do not look into tensors: a scheduler's last rate may be -1e-21 by rounding.
         lr = _as_tensor(group["lr"], p)
-        for w, z, *old in self._pieces(group, p, buffers):
+        target = p.resolve_conj().resolve_neg()  # p itself, unless it is a lazy view
+        for w, z, *old in self._pieces(group, target, p.grad, buffers):
             z = -z if group["maximize"] else z
             before = w.clone() if group.get("differentiable") else w.to(z.dtype)
             w_next, new = self._rule(group, before, z, old, t, lr)
             if group.get("differentiable"):
-                p.add_(w_next - before)  # in place, and followed by autograd
+                w.add_(w_next - before)  # in place, and followed by autograd
                 for key, value in zip(self._keys(group), new, strict=True):
-                    state[key] = value
+                    state[key] = torch.view_as_complex(value) if p.is_complex() else value
             else:
                 w.copy_(w_next)
-                for target, value in zip(old, new, strict=True):
-                    target.copy_(value)
+                for buffer, value in zip(old, new, strict=True):
+                    buffer.copy_(value)
+        if target is not p:
+            p.copy_(target)
 
-    def _pieces(self, group, p, buffers) -> Iterator[list[Tensor]]:
-        """Yield (w, z, *buffers): the whole, or views of pieces of it; z in the state's type."""
-        z = p.grad.to(state_dtype(p))
-        if p.is_complex():
-            p, z, *buffers = (torch.view_as_real(x) for x in (p, z, *buffers))
-        tensors = [p, z, *buffers]
-        small = p.numel() <= PIECE or p.device.type != "cpu"
+    def _pieces(self, group, w, z, buffers) -> Iterator[list[Tensor]]:
+        """Yield [w, z, *buffers]: the whole, or views of pieces of it; z in the state's type."""
+        z = z.to(state_dtype(w)).resolve_conj().resolve_neg()
+        tensors = [w, z, *buffers]
+        if w.is_complex():
+            tensors = [torch.view_as_real(x) for x in tensors]
+        small = w.numel() <= PIECE or w.device.type != "cpu"
         whole = small or group.get("differentiable") or torch.compiler.is_compiling()
-        if whole or not all(x.is_contiguous() for x in tensors):
+        # A DTensor, flattened, would be a copy.
+        if whole or not all(type(x) in PLAIN and x.is_contiguous() for x in tensors):
             yield tensors
         else:
             yield from zip(*(x.view(-1).split(PIECE) for x in tensors), strict=True)
@@ -136,21 +129,6 @@ class Algorithm:
 
     def _update_fused(self, group, rows):
         raise NotImplementedError
-
-    def _kernel_arguments(self, rows) -> tuple[list, ...]:
-        """Count the step; return parameters, gradients, a list for each accumulator, and steps."""
-        params, grads, states, *buffers = map(list, zip(*rows, strict=True))
-        device = params[0].device
-        for state in states:
-            if state["step"].device != device:
-                state["step"] = state["step"].to(device)
-        steps = [state["step"] for state in states]
-        if params[0].is_cpu:
-            # `alpha` picks the overload for a tensor: the other one takes four times as long.
-            torch._foreach_add_(steps, torch.ones((), device="cpu"), alpha=1)
-        else:
-            torch._foreach_add_(steps, 1)
-        return params, grads, *buffers, steps
 
 
 class _AdaptiveOptimizer(CheckedOptimizer):
@@ -187,18 +165,15 @@ class _Adagrad(Algorithm):
             raise RuntimeError("weight_decay option is not compatible with sparse gradients")
         super().update(states, group, params)
 
-    def _pieces(self, group, p, buffers):
-        if not p.grad.is_sparse:
-            yield from super()._pieces(group, p, buffers)
+    def _pieces(self, group, w, z, buffers):
+        if not z.is_sparse:
+            yield from super()._pieces(group, w, z, buffers)
             return
-        z = p.grad.coalesce()  # the rule is not linear: every index once
-        at, z = tuple(z.indices()), z.values().to(state_dtype(p))
-        w, G = p[at], buffers[0][at]
-        if p.is_complex():
-            yield [torch.view_as_real(x) for x in (w, z, G)]
-        else:
-            yield [w, z, G]
-        p[at], buffers[0][at] = w, G
+        z = z.coalesce()  # the rule is not linear: every index once
+        at, G = tuple(z.indices()), buffers[0]
+        w_at, G_at = w[at], G[at]
+        yield from super()._pieces(group, w_at, z.values(), [G_at])
+        w[at], G[at] = w_at, G_at
 
     def _rule(self, group, w, z, state, t, lr):
         lr = lr / (1 + (t - 1) * group["lr_decay"])
@@ -207,19 +182,7 @@ class _Adagrad(Algorithm):
         return rules.adagrad(w, z, rules.SquaredSum(*state), lr=lr, eps=group["eps"])
 
     def _update_fused(self, group, rows):
-        params, grads, sums, steps = self._kernel_arguments(rows)
-        torch._fused_adagrad_(
-            params,
-            grads,
-            sums,
-            steps,
-            lr=float(group["lr"]),
-            lr_decay=group["lr_decay"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=group["maximize"],
-        )
-        torch.autograd.graph.increment_version([*params, *sums])
+        fused.adagrad(group, rows)
 
 
 ADAGRAD = _Adagrad()
@@ -310,60 +273,7 @@ class _RMSprop(Algorithm):
         return not group["capturable"]
 
     def _update_fused(self, group, rows):
-        params, grads, *buffers, steps = self._kernel_arguments(rows)
-        if group["momentum"] or group["centered"]:
-            self._update_in_place(group, params, grads, *buffers)
-            return
-        # torch has no kernel for RMSprop, but v_t / (1−α) = α v_{t−1} / (1−α) + z_t² is Adagrad's
-        # sum, and z / (√v + ε) = (z / √(1−α)) / (√(v / (1−α)) + ε / √(1−α)). With α = 0.99 it
-        # overflows a tenth earlier in z than the other form: at 2e18 in float32.
-        (v,), rest = buffers, 1 - group["alpha"]
-        torch._foreach_mul_(v, group["alpha"] / rest)
-        torch._fused_adagrad_(
-            params,
-            grads,
-            v,
-            steps,
-            lr=float(group["lr"]) / rest**0.5,
-            lr_decay=0,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"] / rest**0.5,
-            maximize=group["maximize"],
-        )
-        torch._foreach_mul_(v, rest)
-        torch.autograd.graph.increment_version(params)
-
-    def _update_in_place(self, group, *lists):
-        if not lists[0][0].is_cpu:
-            self._update_lists(group, *lists)
-            return
-        for tensors in zip(*lists, strict=True):  # one temporary at a time
-            self._update_lists(group, *([x] for x in tensors))
-
-    def _update_lists(self, group, params, grads, v, *optional):
-        alpha = group["alpha"]
-        if group["maximize"]:
-            grads = torch._foreach_neg(grads)
-        if group["weight_decay"]:
-            grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
-        torch._foreach_mul_(v, alpha)
-        torch._foreach_addcmul_(v, grads, grads, 1 - alpha)
-        if group["centered"]:
-            m = optional[-1]
-            torch._foreach_lerp_(m, grads, 1 - alpha)
-            root = torch._foreach_addcmul(v, m, m, -1)
-            torch._foreach_sqrt_(root)
-        else:
-            root = torch._foreach_sqrt(v)
-        torch._foreach_add_(root, group["eps"])
-        lr = float(group["lr"])
-        if group["momentum"]:
-            b = optional[0]
-            torch._foreach_mul_(b, group["momentum"])
-            torch._foreach_addcdiv_(b, grads, root)
-            torch._foreach_add_(params, b, alpha=-lr)
-        else:
-            torch._foreach_addcdiv_(params, grads, root, -lr)
+        fused.rmsprop(group, rows)
 
     def _rule(self, group, w, z, state, t, lr):
         if group["weight_decay"]:
@@ -482,27 +392,7 @@ class _Adam(Algorithm):
         return w_next, new
 
     def _update_fused(self, group, rows):
-        params, grads, *buffers, steps = self._kernel_arguments(rows)
-        m, v, v_max = buffers if group["amsgrad"] else [*buffers, []]
-        kernel = torch._fused_adamw_ if _is_decoupled(group) else torch._fused_adam_
-        beta1, beta2 = group["betas"]
-        kernel(
-            params,
-            grads,
-            m,
-            v,
-            v_max,
-            steps,
-            lr=group["lr"],
-            beta1=float(beta1),
-            beta2=float(beta2),
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=group["amsgrad"],
-            maximize=group["maximize"],
-        )
-        # The kernels do not tell autograd that they wrote.
-        torch.autograd.graph.increment_version([*params, *m, *v, *v_max])
+        fused.adam(group, rows, decoupled=_is_decoupled(group))
 
 
 ADAM = _Adam()

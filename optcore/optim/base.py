@@ -1,34 +1,30 @@
-"""What every optimizer of the book shares: checked arguments, `step`, the fused kernels' terms."""
+"""What every optimizer of the book shares: checked arguments, `step`, and loading."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-# Where torch's fused kernel can be trusted: on the CPU it leaves float16 and bfloat16 as they are
-# (torch 2.13, pytorch/pytorch#191763).
-FUSED = {
-    "cpu": (torch.float32, torch.float64),
-    "cuda": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
-    "mps": (torch.float32, torch.float16, torch.bfloat16),
-}
-
 # Not the subclasses, such as DTensor.
 PLAIN = (Tensor, Parameter)
-
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class CheckedOptimizer(Optimizer):
     """A torch optimizer that checks its arguments and updates one group at a time."""
+
+    def __init__(self, params, defaults: dict):
+        # Before the parameters, which a generator gives only once.
+        self._check_group({**defaults, "params": []})
+        super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict) -> None:
         """Add a group, unless its hyper-parameters are wrong."""
@@ -52,12 +48,19 @@ class CheckedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            _read_numpy(group)
             if group["error_if_nonfinite"]:
                 _check_gradients(group)
         for group in self.param_groups:
             with torch.set_grad_enabled(group.get("differentiable", False)):
                 self._update(group, [p for p in group["params"] if p.grad is not None])
         return loss
+
+    def state_dict(self) -> dict:
+        """Return the state and the groups, as in torch; NumPy's numbers become Python's."""
+        for group in self.param_groups:
+            _read_numpy(group)
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load, as in torch, which shares the state with `state_dict` and rounds it: not here."""
@@ -72,10 +75,9 @@ class CheckedOptimizer(Optimizer):
             ids = itertools.chain.from_iterable(g["params"] for g in loaded["param_groups"])
             params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
             for i, p in zip(ids, params, strict=True):
-                dtype = self._state_dtype(p)
                 for key, value in loaded["state"].get(i, {}).items():
-                    if torch.is_tensor(value) and key != "step" and dtype is not p.dtype:
-                        self.state[p][key] = value.to(p.device, dtype)
+                    if torch.is_tensor(value) and key != "step":
+                        self.state[p][key] = self._loaded(p, value)
 
         hooks = [
             self.register_load_state_dict_pre_hook(take),
@@ -95,51 +97,19 @@ class CheckedOptimizer(Optimizer):
                 group.setdefault(name, value)
 
     def _check_group(self, group: dict) -> None:
+        _read_numpy(group)
         check_shared(group)
         self._check(group)
 
     def _check(self, group: dict) -> None:
         """Raise if one of the hyper-parameters that only this optimizer has is out of range."""
 
-    def _state_dtype(self, p: Tensor) -> torch.dtype:
-        return state_dtype(p)
+    def _loaded(self, p: Tensor, value: Tensor) -> Tensor:
+        """Return a tensor of p's state, when it is loaded, on the device and in the type it has."""
+        return value.to(p.device, state_dtype(p))
 
     def _update(self, group: dict, params: list[Tensor]) -> None:
         raise NotImplementedError
-
-
-def kernel_list(p: Tensor, z: Tensor, buffers: tuple | list) -> str | None:
-    """Return the list, by device and dtype, that torch's fused kernel may take `p` in, if it may.
-
-    None: the kernel would be wrong on `p`, its gradient `z` or its buffers.
-    """
-    # The kernel walks through memory in order, whatever the strides, and wants one dtype. A sparse
-    # gradient is contiguous in no format. All this is asked of every parameter at every step: a
-    # plain loop takes half the time of `all`.
-    dtype = p.dtype
-    name = _name_of_list(p.device, dtype) if type(p) in PLAIN else None
-    if name is None:
-        return None
-    contiguous = p.is_contiguous()
-    for x in (z, *buffers):
-        if x.dtype is not dtype:
-            return None
-        contiguous = contiguous and x.is_contiguous()
-    return name if contiguous or _are_channels_last(p, z, *buffers) else None
-
-
-@functools.cache
-def _name_of_list(device: torch.device, dtype: torch.dtype) -> str | None:
-    return f"{device} {dtype}" if dtype in FUSED.get(device.type, ()) else None
-
-
-def refuse_fused(p: Tensor) -> None:
-    """Raise where torch refuses `fused=True`; where torch would be wrong, a loop takes over."""
-    if p.grad.is_sparse or p.is_complex() or p.device.type not in FUSED:
-        raise RuntimeError(
-            "`fused=True` requires all the params to be floating point Tensors of supported "
-            f"devices: {list(FUSED)}, with dense gradients."
-        )
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
@@ -147,9 +117,16 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
 
 
+def is_fake(x) -> bool:
+    """Return whether `x` is a tensor without values, as tools use that estimate memory."""
+    return isinstance(x, FakeTensor) or (isinstance(x, Tensor) and x.is_meta)
+
+
 def subtract(p: Tensor, z: Tensor, lr: float | Tensor) -> None:
     """p ← p − lr z in place."""
-    if isinstance(lr, Tensor) and (lr.requires_grad or torch.compiler.is_compiling()):
+    if isinstance(lr, Tensor) and (
+        lr.requires_grad or torch.compiler.is_compiling() or is_fake(lr)
+    ):
         # Reading the number would cut autograd's graph, or break the compiler's. Autograd comes
         # back for z, which may be a buffer that has changed by then.
         z = z.clone() if lr.requires_grad else z
@@ -163,17 +140,12 @@ def name_of(group: dict, i: int) -> str:
     return group["param_names"][i] if "param_names" in group else f"params[{i}]"
 
 
-def _are_channels_last(*tensors: Tensor) -> bool:
-    form = CHANNELS_LAST.get(tensors[0].ndim)
-    return form is not None and all(x.is_contiguous(memory_format=form) for x in tensors)
-
-
 def check_shared(group: dict) -> None:
     """Raise if a hyper-parameter that every group has is out of range."""
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
-    if not 0 <= lr < math.inf:
+    if not (is_fake(lr) or 0 <= lr < math.inf):
         raise ValueError(f"Invalid learning rate: {lr} (lr must be a finite number ≥ 0)")
     nonnegative(group, weight_decay="weight_decay")
     if group.get("fused") and group.get("foreach"):
@@ -198,13 +170,35 @@ def in_range(group: dict, **names: str) -> None:
             raise ValueError(f"Invalid {name} value: {group[key]} ({key} must lie in [0, 1))")
 
 
+def _read_numpy(group: dict) -> None:
+    # torch's kernels refuse NumPy's numbers, and so do files of weights only.
+    for name, value in group.items():
+        if name not in ("params", "param_names"):
+            group[name] = _without_numpy(name, value)
+
+
+def _without_numpy(name: str, value):
+    if isinstance(value, (np.generic, np.ndarray)):
+        if value.size != 1:
+            raise ValueError(f"{name} must hold numbers, not a NumPy array of shape {value.shape}")
+        return value.item()
+    if type(value) in (tuple, list):
+        return type(value)(_without_numpy(name, x) for x in value)
+    return value
+
+
 def _check_gradients(group: dict) -> None:
     for i, p in enumerate(group["params"]):
-        if p.grad is None:
+        if p.grad is None or is_fake(p.grad):
             continue
         z = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
         # A sum is one reading and no temporaries, and finite only if every term is.
-        if not (z.sum().isfinite() or z.isfinite().all()):
+        if not (_whole(z.sum()).isfinite() or _whole(z.isfinite().all())):
             raise ValueError(
                 f"The gradient of {name_of(group, i)} holds NaN or infinity: it must be finite"
             )
+
+
+def _whole(x: Tensor) -> Tensor:
+    # Of a DTensor each process sees its own part: all are to raise, or none.
+    return x.full_tensor() if hasattr(x, "full_tensor") else x

@@ -5,13 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optcore.optim.base import (
-    CheckedOptimizer,
-    in_range,
-    kernel_list,
-    refuse_fused,
-    subtract,
-)
+from optcore.optim import fused
+from optcore.optim.base import CheckedOptimizer, in_range, subtract
 
 
 class _MomentumOptimizer(CheckedOptimizer):
@@ -20,8 +15,8 @@ class _MomentumOptimizer(CheckedOptimizer):
     def _check(self, group):
         in_range(group, momentum="momentum")
 
-    def _state_dtype(self, p):
-        return p.dtype  # torch's kernel takes one type
+    def _loaded(self, p, value):
+        return value.to(p.device, p.dtype)  # torch's kernel takes one type
 
     def _update(self, group, params):
         for p in params:
@@ -102,42 +97,24 @@ class SGD(_MomentumOptimizer):
     def _update(self, group, params):
         # The kernel takes lists of one device and one dtype, all at their first step or none.
         lists: dict[tuple, list[Tensor]] = {}
-        want_loop = group["fused"] is False or group["foreach"] or group["differentiable"]
-        want_loop = want_loop or torch.compiler.is_compiling()
+        wants_kernel = fused.is_wanted(group)
         for p in params:
             if group["fused"]:
-                refuse_fused(p)
+                fused.refuse_fused(p)
             buffer = self.state[p].get("momentum_buffer") if group["momentum"] else None
             buffers = () if buffer is None else (buffer,)
-            name = None if want_loop else kernel_list(p, p.grad, buffers)
+            name = fused.kernel_list(p, p.grad, buffers) if wants_kernel else None
             if name is None:
                 self._update_one(group, p, gradient_of(group, p))
             else:
                 lists.setdefault((not buffers, name), []).append(p)
         for (first, _), like_params in lists.items():
-            self._update_fused(group, like_params, first)
-
-    def _update_fused(self, group, params, first):
-        if group["momentum"]:
-            for p in params if first else ():
-                self.state[p]["momentum_buffer"] = torch.empty_like(p.grad)
-            buffers = [self.state[p]["momentum_buffer"] for p in params]
-        else:
             buffers = []
-        torch._fused_sgd_(
-            params,
-            [p.grad for p in params],
-            buffers,
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            lr=group["lr"],
-            dampening=group["dampening"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
-            is_first_step=first,
-        )
-        # The kernel does not tell autograd that it wrote: a stale graph would go unnoticed.
-        torch.autograd.graph.increment_version([*params, *buffers])
+            if group["momentum"]:
+                for p in like_params if first else ():
+                    self.state[p]["momentum_buffer"] = torch.empty_like(p.grad)
+                buffers = [self.state[p]["momentum_buffer"] for p in like_params]
+            fused.sgd(group, like_params, buffers, first=first)
 
     def _update_one(self, group, p, z):
         beta, state = group["momentum"], self.state[p] if group["momentum"] else {}

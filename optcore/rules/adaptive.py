@@ -110,7 +110,8 @@ def rmsprop(
     v, m, b = SquaredAverage(zero, zero, zero) if state is None else state
     v = beta2 * v + (1 - beta2) * z**2
     m = beta2 * m + (1 - beta2) * z if centered else m
-    b = momentum * b + z / _root(v - m**2 if centered else v, eps, eps_inside)
+    variance = (v - m**2).clamp(min=0) if centered else v  # rounding takes it below
+    b = momentum * b + z / _root(variance, eps, eps_inside)
     return w - lr * b, SquaredAverage(v, m, b)
 
 
@@ -273,7 +274,14 @@ def _moments(z, state, beta1, beta2) -> Moments:
 
 
 def _root(v, eps, inside):
-    return (v + eps).sqrt() if inside else v.sqrt() + eps
+    if inside:
+        return (v + eps).sqrt()
+    if v.requires_grad:
+        # The root has no derivative at 0, where every gradient so far was 0: the step is 0 there,
+        # and so is its derivative, not 0 · ∞.
+        zero = v == 0
+        return v.masked_fill(zero, 1).sqrt().masked_fill(zero, 0) + eps
+    return v.sqrt() + eps
 
 
 def _check_adam(w, z, lr, beta1, beta2, eps, weight_decay) -> None:
