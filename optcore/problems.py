@@ -407,7 +407,7 @@ class Stream(_OfModule):
 
     def seek(self, place: tuple[int, int] | None) -> None:
         """Go to `place`: the seed of an epoch, and the number of its batches that were drawn."""
-        self.place, self._batches = None, iter(())
+        self.place, self._batches, self._chance = None, iter(()), torch.get_rng_state()
         if place is not None:
             seed, drawn = place
             self._begin_epoch(seed)
@@ -438,8 +438,7 @@ class Stream(_OfModule):
 
     def _next(self):
         with torch.random.fork_rng(devices=()):
-            if self.place is not None:
-                torch.set_rng_state(self._chance)
+            torch.set_rng_state(self._chance)
             batch = next(self._batches, None)
             self._chance = torch.get_rng_state()
         if batch is not None:

@@ -15,7 +15,7 @@ from torch.serialization import add_safe_globals
 from tqdm.auto import trange
 
 from optcore.estimators import Estimator
-from optcore.rules.compose import points_of
+from optcore.rules.compose import is_of_matrices, points_of
 from optcore.schedules import Schedule
 
 PROGRESS_AFTER_S = 10
@@ -139,7 +139,8 @@ def run(
             `.history` holds the records until then. As long as one row is finite, the others are
             recorded as they are.
         ValueError: `steps` or `every` is below 1; `w` does not end in the shape of `start`, or is
-            not floating point; `resume` comes with `w`, or has made `steps` steps already.
+            not floating point; `resume` comes with `w`, or has made `steps` steps already; a rule
+            of matrices meets a flat `w`.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
@@ -147,6 +148,8 @@ def run(
         raise ValueError(f"every must be at least 1, or None, got {every}.")
     problem = estimator.problem
     _check_start(problem, w, resume, steps)
+    if is_of_matrices(rule) and problem.start.ndim < 2:  # it would take rows of w for a matrix
+        raise ValueError("the rule is one of matrices, and the problem's w is flat: use by_layer.")
     columns = {"loss": problem.loss} if problem.n is None and problem.loss else {}
     columns |= record or {}
     recorded = _record_times(steps, every)

@@ -52,7 +52,11 @@ def steps(rule, w, number, state=None, **hyper):
 
 
 def test_every_rule_that_is_exported_is_here():
-    listed = {rule.__name__ for rule, _ in RULES.values()} | {"by_layer", "points_of"}
+    listed = {rule.__name__ for rule, _ in RULES.values()} | {
+        "by_layer",
+        "is_of_matrices",
+        "points_of",
+    }
     assert listed == set(rules.__all__)
     assert all(callable(getattr(rules, name)) for name in rules.__all__)
 
@@ -95,6 +99,17 @@ def test_points_survive_partial(rule):
     assert torch.equal(steps(partial(rule, beta=0.1), w, 5, lr=0.05, beta=0.9)[0], expected)
     assert rules.points_of(rules.adam) is None
     assert rules.points_of(partial(rules.adam, eps=1e-3)) is None
+
+
+def test_which_rules_are_of_matrices():
+    assert {name for name, (rule, _) in RULES.items() if rules.is_of_matrices(rule)} == {
+        "muon",
+        "muon, svd",
+        "muon, polar express",
+    }
+    assert rules.is_of_matrices(partial(partial(muon, lr=0.1), momentum=0.9))
+    with pytest.raises(ValueError, match=r"w must hold matrices .* got shape \(3,\): .* by_layer"):
+        muon(torch.ones(3), torch.ones(3), lr=0.1)
 
 
 # --- by_layer
@@ -162,6 +177,9 @@ MUTANTS = {
     ("rules/compose.py", "def points_of("): [
         ("isinstance(rule, functools.partial)", "False"),
         (", **rule.keywords", ""),
+    ],
+    ("rules/compose.py", "def is_of_matrices("): [
+        ("while isinstance(rule, functools.partial)", "while False"),
     ],
     ("rules/compose.py", "def by_layer("): [
         ("{**hyper, **own[matrix]}", "{**own[matrix], **hyper}"),

@@ -12,6 +12,7 @@ import torch
 from optcore.estimators import FullBatch, MiniBatch
 from optcore.problems import Network, Objective, Quadratic, Stream
 from optcore.rules.momentum import heavy_ball, nesterov_look_ahead, nesterov_two_gradients, sgd
+from optcore.rules.muon import muon
 from optcore.run import NotFinite, run
 
 
@@ -332,6 +333,15 @@ def test_bad_arguments(arguments, text):
         run(FullBatch(problem()), sgd, **{"lr": 0.1, "steps": 3, **arguments})
 
 
+@pytest.mark.parametrize("rule", [muon, functools.partial(muon, momentum=0.5)])
+def test_rows_are_not_taken_for_a_matrix(rule):
+    with pytest.raises(ValueError, match="the problem's w is flat: use by_layer"):
+        run(FullBatch(problem()), rule, lr=0.1, steps=1, w=torch.ones(3, 2))
+    p = Objective(lambda w: w.square().sum(), torch.ones(3, 2))
+    history = run(FullBatch(p), rule, lr=0.1, steps=1)
+    assert history.w.shape == (3, 2)
+
+
 # Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
@@ -354,6 +364,8 @@ MUTANTS = {
         ("estimator.state_dict(), spent, records)", "estimator.state_dict(), 0, records)"),
         ("if problem.n is None and problem.loss", "if problem.loss"),
         ("trange(start + 1,", "trange(1,"),
+        ("if is_of_matrices(rule) and", "if False and"),
+        ("and problem.start.ndim < 2", ""),
     ],
     ("run.py", "def _append("): [
         (".numpy().copy()", ".numpy()"),

@@ -16,7 +16,7 @@ from torch.serialization import add_safe_globals
 from optcore.rules import adaptive, momentum
 from optcore.rules import muon as matrices
 from optcore.rules.adaptive import adagrad, adam, adamw, amsgrad, lion, rmsprop
-from optcore.rules.compose import by_layer, points_of
+from optcore.rules.compose import by_layer, is_of_matrices, points_of
 from optcore.rules.momentum import (
     heavy_ball,
     heavy_ball_average,
@@ -38,6 +38,7 @@ __all__ = [
     "heavy_ball",
     "heavy_ball_average",
     "heavy_ball_sum",
+    "is_of_matrices",
     "lion",
     "nesterov",
     "nesterov_gradient_correction",

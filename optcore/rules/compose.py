@@ -20,6 +20,15 @@ def points_of(rule: Callable) -> Callable[..., tuple[Tensor, ...]] | None:
     return getattr(rule, "points", None)
 
 
+def is_of_matrices(rule: Callable) -> bool:
+    """Whether a rule, or what `functools.partial` made of one, takes the last two dimensions of w
+    for a matrix, as `muon` does: it has an attribute `of_matrices` then.
+    """
+    while isinstance(rule, functools.partial):
+        rule = rule.func
+    return getattr(rule, "of_matrices", False)
+
+
 def by_layer(network, *, matrices: Callable, others: Callable, exclude: Collection[str] = ()):
     r"""One rule for the matrices of a network, another for the rest, as one rule of the flat w.
 

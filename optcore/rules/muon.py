@@ -216,11 +216,19 @@ def muon(
         nonnegative={"lr": lr, "weight_decay": weight_decay},
         below_one={"momentum": momentum},
     )
+    if w.ndim < 2:
+        raise ValueError(
+            f"w must hold matrices (…, out, in), got shape {tuple(w.shape)}: for the flat w of a "
+            "network there is by_layer."
+        )
     share = 1 - momentum if average else 1
     B = share * z if state is None else momentum * state.B + share * z
     D = share * z + momentum * B if nesterov else B
     O = orthogonalize(D, method, steps=steps, coefficients=coefficients)  # noqa: E741
     return w - lr * weight_decay * w - lr * scale(w.shape, adjust) * O, Buffer(B)
+
+
+muon.of_matrices = True
 
 
 def scale(shape, adjust) -> float:
