@@ -582,7 +582,7 @@ def test_parameters_of_several_types_in_one_group(name):
     torch.testing.assert_close(mixed, [*apart[0], *apart[1]], rtol=0, atol=0)
 
 
-@each_of_ours
+@each
 @pytest.mark.parametrize("default", [torch.bfloat16, torch.float64], ids=str)
 def test_the_count_of_steps_has_torchs_type(name, default):
     torch.set_default_dtype(default)
@@ -647,13 +647,13 @@ def test_loading_leaves_what_hooks_and_users_put_into_the_state():
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
     ("optim/base.py", "def load_state_dict("): [
-        ('and key != "step" and dtype is not p.dtype', "and False"),
+        ("self._loaded(p, value)", "value.to(p.dtype)"),
         ("torch.is_tensor(value) and key", "key"),
         ("restore, prepend=True", "restore, prepend=False"),
         ('in loaded["state"].get', 'in state_dict["state"].get'),
     ],
     ("optim/adaptive.py", "class Algorithm"): [
-        ('lr = _as_tensor(group["lr"], p)', 'lr = _scalar(group["lr"])'),
+        ("lr = rate_of(group, p)", 'lr = scalar(group["lr"])'),
         ("w.clone() if group", "w if group"),
         ("if z.is_sparse and self.name", "if False"),
         ("if wants_kernel else None", ""),
@@ -663,21 +663,25 @@ MUTANTS = {
         ('state["step"] += 1', 'state["step"] += 2'),
         ('-z if group["maximize"]', 'z if group["maximize"]'),
         ("w.copy_(w_next)", "w.copy_(w)"),
-        ("target.copy_(value)", "pass"),
-        ("state[key] = value\n            else", "pass\n            else"),
-        ("z = p.grad.to(state_dtype(p))", "z = p.grad.to(state_dtype(p)).neg_().neg_().add_(1e-3)"),
+        ("buffer.copy_(value)", "pass"),
+        ("state[key] = torch", "_ = torch"),
+        ("z = z.to(state_dtype(w))", "z = z.to(state_dtype(w)).add_(1e-3)"),
         (
-            "(torch.view_as_real(x) for x in",
-            "(torch.view_as_real(x.conj().resolve_conj()) for x in",
+            "[torch.view_as_real(x) for x in",
+            "[torch.view_as_real(x.conj().resolve_conj()) for x in",
         ),
+    ],
+    ("optim/fused.py", "def _counted("): [
         ('device="cpu"), alpha=1)', 'device="cpu"), alpha=0)'),
     ],
     ("optim/adaptive.py", "class _Adagrad"): [
         ("complex(value, value)", "value"),
         (".coalesce()  #", "  #"),
-        ("p[at], buffers[0][at] = w, G", "p[at] = w"),
+        ("w[at], G[at] = w_at, G_at", "w[at] = w_at"),
         ('(t - 1) * group["lr_decay"]', 't * group["lr_decay"]'),
         ('z = z + group["weight_decay"] * w', 'z = z - group["weight_decay"] * w'),
+    ],
+    ("optim/fused.py", "def adagrad("): [
         ('lr_decay=group["lr_decay"],', "lr_decay=0.0,"),
         ('maximize=group["maximize"],', "maximize=False,"),
         ("increment_version([*params, *sums])", "set_multithreading_enabled(True)"),
@@ -685,7 +689,7 @@ MUTANTS = {
     ("optim/adaptive.py", "class Adagrad"): [
         ("self.algorithm.state_of(self.state[p], group, p)", "pass"),
     ],
-    ("optim/adaptive.py", "class _RMSprop"): [
+    ("optim/fused.py", "def rmsprop("): [
         ('group["alpha"] / rest)', 'group["alpha"])'),
         ('float(group["lr"]) / rest**0.5', 'float(group["lr"]) / rest'),
         ('group["eps"] / rest**0.5', 'group["eps"]'),
@@ -696,6 +700,8 @@ MUTANTS = {
         ("(m, grads, 1 - alpha)", "(m, grads, alpha)"),
         ("(v, m, m, -1)", "(v, m, m, 1)"),
         ("torch._foreach_add_(params, b, alpha=-lr)", "torch._foreach_add_(params, b, alpha=lr)"),
+    ],
+    ("optim/adaptive.py", "class _RMSprop"): [
         ('named.get("grad_avg", 0), named', "0, named"),
         ('beta2=group["alpha"]', 'beta2=1 - group["alpha"]'),
     ],
@@ -705,13 +711,12 @@ MUTANTS = {
         ("MomentsAndMax(t - 1, *state)", "MomentsAndMax(t, *state)"),
         ("Moments(t - 1, *state)", "Moments(t, *state)"),
         ('before, form="torch"', 'before, form="optax"'),
-        ("torch._fused_adamw_ if _is", "torch._fused_adam_ if _is"),
-        ('amsgrad=group["amsgrad"],\n            maximize', "amsgrad=False,\n            maximize"),
-        (
-            'maximize=group["maximize"],\n        )\n        #',
-            "maximize=False,\n        )\n        #",
-        ),
-        ('eps=group["eps"],\n            amsgrad', "eps=0.0,\n            amsgrad"),
+    ],
+    ("optim/fused.py", "def adam("): [
+        ("torch._fused_adamw_ if decoupled", "torch._fused_adam_ if decoupled"),
+        ('amsgrad=group["amsgrad"],', "amsgrad=False,"),
+        ('maximize=group["maximize"],', "maximize=False,"),
+        ('eps=group["eps"],', "eps=0.0,"),
     ],
     ("optim/adaptive.py", "class AdamW("): [
         ("decoupled_weight_decay=True,", "decoupled_weight_decay=False,"),
@@ -726,11 +731,13 @@ MUTANTS = {
     ("optim/base.py", "def state_dtype("): [
         ("torch.float32 if p.dtype in", "p.dtype if p.dtype in"),
     ],
-    ("optim/adaptive.py", "def _scalar("): [
+    ("optim/base.py", "def scalar("): [
         ("return x.squeeze() if", "return x if"),
+    ],
+    ("optim/adaptive.py", "def _is_decoupled("): [
         ('"decoupled_weight_decay", True', '"decoupled_weight_decay", False'),
         ("beta.numel() != 1", "False"),
         ("if len({isinstance", "if 0 * len({isinstance"),
-        ("not 0 <= beta < 1", "not 0 <= beta <= 1"),
+        ("0 <= beta < 1", "0 <= beta <= 1"),
     ],
 }

@@ -15,8 +15,7 @@ from optimizer_helpers import (
     leaves,
 )
 
-from optcore import optim
-from optcore.rules import momentum
+from optcore import optim, rules
 
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 in_every_way = pytest.mark.parametrize(
@@ -26,6 +25,11 @@ in_every_way = pytest.mark.parametrize(
 
 def torch_sgd(params, *, lr=0.1, **options):
     return torch.optim.SGD(params, lr=lr, foreach=False, fused=False, **options)
+
+
+def decayed_sum(w, z, state=None, *, lr, momentum, weight_decay=0.0):
+    """A reader's rule."""
+    return rules.heavy_ball_sum(w, z + weight_decay * w, state, lr=lr, beta=momentum)
 
 
 # Ours, and torch's SGD with the same iterates at a constant rate.
@@ -46,9 +50,15 @@ PEERS = {
         lambda params, **k: optim.Nesterov(params, lr=0.1, **k),
         lambda params, **k: torch_sgd(params, momentum=0.9, nesterov=True, **k),
     ),
+    "rule": (
+        lambda params, **k: optim.FromRule(params, decayed_sum, lr=0.1, momentum=0.9, **k),
+        lambda params, **k: torch_sgd(params, momentum=0.9, **k),
+    ),
 }
 each_optimizer = pytest.mark.parametrize("ours, theirs", PEERS.values(), ids=PEERS)
 each_of_ours = pytest.mark.parametrize("ours", [ours for ours, _ in PEERS.values()], ids=PEERS)
+BY_HAND = {name: pair for name, pair in PEERS.items() if name != "rule"}
+each_by_hand = pytest.mark.parametrize("ours, theirs", BY_HAND.values(), ids=BY_HAND)
 
 
 # --- the numbers
@@ -88,24 +98,24 @@ def test_optimizer_is_its_peer_for_200_steps(ours, theirs, maximize, device):
 
 
 RULES = {
-    momentum.sgd: (lambda p: optim.SGD(p, weight_decay=0.05), {}),
-    momentum.heavy_ball_sum: (
+    rules.sgd: (lambda p: optim.SGD(p, weight_decay=0.05), {}),
+    rules.heavy_ball_sum: (
         lambda p: optim.SGD(p, momentum=0.8, weight_decay=0.05),
         {"beta": 0.8},
     ),
-    momentum.heavy_ball: (
+    rules.heavy_ball: (
         lambda p: optim.HeavyBall(p, momentum=0.8, weight_decay=0.05),
         {"beta": 0.8},
     ),
-    momentum.heavy_ball_average: (
+    rules.heavy_ball_average: (
         lambda p: optim.HeavyBall(p, momentum=0.8, weight_decay=0.05, form="average"),
         {"beta": 0.8},
     ),
-    momentum.nesterov: (
+    rules.nesterov: (
         lambda p: optim.Nesterov(p, momentum=0.8, weight_decay=0.05),
         {"beta": 0.8},
     ),
-    momentum.nesterov_gradient_correction: (
+    rules.nesterov_gradient_correction: (
         lambda p: optim.SGD(p, momentum=0.8, nesterov=True, weight_decay=0.05),
         {"beta": 0.8},
     ),
@@ -256,7 +266,7 @@ def test_lower_precision_follows_float64(ours, dtype, device):
 
 
 @on_every_device
-@each_optimizer
+@each_by_hand
 def test_complex_parameters(ours, theirs, device):
     def gradient(p, t, i):
         return torch.complex(gradient_like(p.real, t, i), gradient_like(p.real, t, i + 9))
@@ -275,7 +285,7 @@ def sparse_gradient(p, t, i):
 
 
 @on_every_device
-@each_optimizer
+@each_by_hand
 @pytest.mark.parametrize("dense_every", [100, 2, 3])
 @pytest.mark.parametrize("error_if_nonfinite", [False, True])
 def test_sparse_gradients_and_a_change_to_dense(
@@ -448,6 +458,7 @@ def test_state_keys_do_not_mix():
         "position": {"displacement"},
         "average": {"exp_avg"},
         "nesterov": {"displacement"},
+        "rule": {"v"},
     }
 
 
@@ -484,7 +495,7 @@ def test_training_under_autocast(ours, theirs):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_differentiable_carries_the_derivative_of_the_rule(nesterov):
-    rule = momentum.nesterov_gradient_correction if nesterov else momentum.heavy_ball_sum
+    rule = rules.nesterov_gradient_correction if nesterov else rules.heavy_ball_sum
 
     def by_rule(w):
         state = None
@@ -685,7 +696,12 @@ MUTANTS = {
         ("] = z.clone()", "] = z"),
         ("z.add(b, alpha=beta) if", "b.add(z, alpha=beta) if"),
         (".mul_(beta).add_(z, alpha=1", ".mul_(beta).add_(z, alpha=-1"),
-        (" or torch.compiler.is_compiling()", ""),
+        ("(not buffers, name)", "(False, name)"),
+    ],
+    ("optim/fused.py", "def is_wanted("): [
+        (" and not torch.compiler.is_compiling()", ""),
+    ],
+    ("optim/fused.py", "def sgd("): [
         ('nesterov=group["nesterov"]', "nesterov=False"),
         ('maximize=group["maximize"]', "maximize=False"),
         ('weight_decay=group["weight_decay"]', "weight_decay=0.0"),
@@ -693,13 +709,12 @@ MUTANTS = {
         ("is_first_step=first", "is_first_step=False"),
         ("is_first_step=first", "is_first_step=True"),
         ("[p.grad for p in params]", "[p.grad.mul_(1.0001) for p in params]"),
-        ("(not buffers, name)", "(False, name)"),
         ("increment_version([*params, *buffers])", "set_multithreading_enabled(True)"),
     ],
-    ("optim/base.py", "FUSED = {"): [
+    ("optim/fused.py", "FUSED = {"): [
         ('"cpu": (torch.float32, torch.float64)', '"cpu": (torch.float32, torch.bfloat16)'),
     ],
-    ("optim/base.py", "def kernel_list("): [
+    ("optim/fused.py", "def kernel_list("): [
         ("contiguous = p.is_contiguous()", "contiguous = True"),
         ("contiguous and x.is_contiguous()", "contiguous"),
         ("for x in (z, *buffers):", "for x in buffers:"),
@@ -707,7 +722,7 @@ MUTANTS = {
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(z, *buffers)"),
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, *buffers)"),
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, z)"),
-        (" if type(p) in PLAIN else None", ""),
+        ("type(p) in PLAIN and type(z)", "type(z)"),
     ],
     ("optim/base.py", "def subtract("): [
         ("z.clone() if lr.requires_grad else z", "z"),
@@ -749,8 +764,10 @@ MUTANTS = {
     ("optim/base.py", "def __setstate__("): [
         ("group.setdefault(name, value)", "pass"),
     ],
-    ("optim/base.py", "def check_shared("): [
+    ("optim/base.py", "def check_rate("): [
         ("0 <= lr < math.inf", "0 <= lr"),
+    ],
+    ("optim/base.py", "def check_shared("): [
         ('group.get("fused") and group.get("foreach")', "False"),
     ],
     ("optim/base.py", "def nonnegative("): [
@@ -759,8 +776,8 @@ MUTANTS = {
     ("optim/base.py", "def in_range("): [
         ("0 <= group[key] < 1", "0 <= group[key]"),
     ],
-    ("optim/base.py", "def _check_gradients("): [
-        (" or z.isfinite().all()", ""),
-        ("z.sum().isfinite() or", "True or"),
+    ("optim/base.py", "def _is_finite("): [
+        (" or _whole(z.isfinite().all())", ""),
+        ("_whole(z.sum()).isfinite() or", "True or"),
     ],
 }

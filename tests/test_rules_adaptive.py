@@ -346,8 +346,8 @@ MUTANTS = {
     ("rules/adaptive.py", "def rmsprop("): [
         ("+ (1 - beta2) * z**2", "+ z**2"),
         ("+ (1 - beta2) * z if centered", "+ z if centered"),
-        ("v - m**2 if centered", "v - m if centered"),
-        ("v - m**2 if centered", "v if centered"),
+        ("v - m**2)", "v - m)"),
+        ("(v - m**2).clamp(min=0) if centered", "v if centered"),
         ("b = momentum * b + z", "b = momentum * b + (1 - momentum) * z"),
         ("return w - lr * b", "return w - lr * (momentum * b + z)"),
         ("eps, eps_inside)\n", "eps, False)\n"),

@@ -5,6 +5,7 @@ by step, by the tests. `maximize` turns the gradient's sign first.
 """
 
 from optcore.optim.adaptive import Adagrad, Adam, AdamW, Lion, RMSprop
+from optcore.optim.from_rule import FromRule
 from optcore.optim.momentum import SGD, HeavyBall, Nesterov
 from optcore.optim.muon import Muon
 
@@ -12,6 +13,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "FromRule",
     "HeavyBall",
     "Lion",
     "Muon",

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from optcore.optim import fused
-from optcore.optim.base import PLAIN, CheckedOptimizer, in_range, nonnegative, state_dtype
+from optcore.optim.base import (
+    PLAIN,
+    CheckedOptimizer,
+    exact,
+    in_range,
+    is_fake,
+    nonnegative,
+    rate_of,
+    scalar,
+    state_dtype,
+)
+from optcore.optim.from_rule import FromRule
 from optcore.rules import adaptive as rules
 
 # Entries of a piece: its vectors fit the cache of one core, and torch does not wake a second one,
@@ -85,9 +96,8 @@ class Algorithm:
 
     def _apply_rule(self, group, p, state, buffers):
         state["step"] += 1
-        t = state["step"].to(_exact(p))
-        # The rules do not look into tensors: a scheduler's last rate may be -1e-21 by rounding.
-        lr = _as_tensor(group["lr"], p)
+        t = state["step"].to(exact(p))
+        lr = rate_of(group, p)
         target = p.resolve_conj().resolve_neg()  # p itself, unless it is a lazy view
         for w, z, *old in self._pieces(group, target, p.grad, buffers):
             z = -z if group["maximize"] else z
@@ -122,7 +132,7 @@ class Algorithm:
         raise NotImplementedError
 
     def _has_kernel(self, group) -> bool:
-        return False
+        return True
 
     def _rule(self, group, w, z, state, t, lr) -> tuple[Tensor, tuple]:
         raise NotImplementedError
@@ -156,9 +166,6 @@ class _Adagrad(Algorithm):
     def _initial(self, group, p):
         value = group["initial_accumulator_value"]
         return complex(value, value) if p.is_complex() else value
-
-    def _has_kernel(self, group):
-        return True
 
     def update(self, states, group, params):
         if any(p.grad.is_sparse for p in params) and group["weight_decay"]:
@@ -373,16 +380,13 @@ class _Adam(Algorithm):
     def _keys(self, group):
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
-    def _has_kernel(self, group):
-        return True
-
     def _rule(self, group, w, z, state, t, lr):
         decay = group["weight_decay"]
         if decay and _is_decoupled(group):
             w = (1 - lr * decay) * w
         elif decay:
             z = z + decay * w
-        beta1, beta2 = map(_scalar, group["betas"])
+        beta1, beta2 = map(scalar, group["betas"])
         hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
         if group["amsgrad"]:
             before = rules.MomentsAndMax(t - 1, *state)
@@ -517,34 +521,21 @@ class AdamW(Adam):
             group["decoupled_weight_decay"] = True
 
 
-class _Lion(Algorithm):
-    name = "Lion"
-
-    def check(self, group):
-        _check_betas(group)
-
-    def _keys(self, group):
-        return ("exp_avg",)
-
-    def _rule(self, group, w, z, state, t, lr):
-        beta1, beta2 = map(_scalar, group["betas"])
-        hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
-        return rules.lion(w, z, rules.Average(*state), **hyper)
+def _lion(w, z, state=None, *, lr, betas, weight_decay):
+    beta1, beta2 = map(scalar, betas)
+    return rules.lion(w, z, state, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay)
 
 
-LION = _Lion()
-
-
-class Lion(_AdaptiveOptimizer):
+class Lion(FromRule):
     r"""The sign of an average: half of Adam's state.
 
     $$c_t = \beta_1 m_{t-1} + (1-\beta_1) z_t, \qquad
       w_{t+1} = w_t - \eta\,(\operatorname{sign} c_t + \lambda w_t), \qquad
       m_t = \beta_2 m_{t-1} + (1-\beta_2) z_t$$
 
-    The rule is `lion` of `optcore.rules.adaptive`. torch has no Lion; the names of the arguments
-    are those of its Adam. A sign hides a NaN, which stays in the average: `error_if_nonfinite`
-    looks for it. Source: Chen et al. (2023), arXiv:2302.06675.
+    This is `FromRule` with `lion` of `optcore.rules.adaptive`. torch has no Lion; the names of the
+    arguments are those of its Adam. A sign hides a NaN, which stays in the average:
+    `error_if_nonfinite` looks for it. Source: Chen et al. (2023), arXiv:2302.06675.
 
     Args:
         params: tensors, named tensors or groups, as in torch.
@@ -554,14 +545,14 @@ class Lion(_AdaptiveOptimizer):
         maximize: ascend.
         error_if_nonfinite: as in `SGD`.
 
-    State: `step` and `exp_avg`.
+    State: `m`.
 
     Raises:
         ValueError: a hyper-parameter is out of range, or the parameter list is empty.
         RuntimeError: a gradient is sparse.
     """
 
-    algorithm = LION
+    entrywise = True
 
     def __init__(
         self,
@@ -573,32 +564,17 @@ class Lion(_AdaptiveOptimizer):
         maximize: bool = False,
         error_if_nonfinite: bool = False,
     ):
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "error_if_nonfinite": error_if_nonfinite,
-        }
-        super().__init__(params, defaults)
+        hyper = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        own = {"maximize": maximize, "error_if_nonfinite": error_if_nonfinite}
+        super().__init__(params, _lion, **hyper, **own)
 
-
-def _scalar(x: float | Tensor) -> float | Tensor:
-    # A tensor of shape (1,) would turn a parameter without dimensions into one with one.
-    return x.squeeze() if isinstance(x, Tensor) else x
-
-
-def _as_tensor(x: float | Tensor, p: Tensor) -> Tensor:
-    return _scalar(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=_exact(p), device="cpu")
+    def _check_group(self, group):
+        _check_betas(group)
+        super()._check_group(group)
 
 
 def _is_decoupled(group: dict) -> bool:
     return group.get("decoupled_weight_decay", True)  # a group that another optimizer lends
-
-
-def _exact(p: Tensor) -> torch.dtype:
-    # The powers of β need float64, which MPS does not have.
-    return torch.float32 if p.device.type == "mps" else torch.float64
 
 
 def _dtype_of_step() -> torch.dtype:
@@ -616,5 +592,5 @@ def _check_betas(group: dict) -> None:
     for i, beta in enumerate(group["betas"]):
         if isinstance(beta, Tensor) and beta.numel() != 1:
             raise ValueError(f"Tensor betas[{i}] must be 1-element")
-        if not 0 <= beta < 1:
+        if not (is_fake(beta) or 0 <= beta < 1):
             raise ValueError(f"Invalid beta parameter at index {i}: {beta} (it must lie in [0, 1))")

@@ -22,6 +22,7 @@ class CheckedOptimizer(Optimizer):
     """A torch optimizer that checks its arguments and updates one group at a time."""
 
     def __init__(self, params, defaults: dict):
+        _read_numpy(defaults)
         # Before the parameters, which a generator gives only once.
         self._check_group({**defaults, "params": []})
         super().__init__(params, defaults)
@@ -30,6 +31,7 @@ class CheckedOptimizer(Optimizer):
         """Add a group, unless its hyper-parameters are wrong."""
         super().add_param_group(param_group)
         try:
+            _read_numpy(self.param_groups[-1])
             self._check_group(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
@@ -47,10 +49,8 @@ class CheckedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            _read_numpy(group)
-            if group["error_if_nonfinite"]:
-                _check_gradients(group)
+        self._read_groups()
+        self._check_gradients()
         for group in self.param_groups:
             with torch.set_grad_enabled(group.get("differentiable", False)):
                 self._update(group, [p for p in group["params"] if p.grad is not None])
@@ -58,8 +58,7 @@ class CheckedOptimizer(Optimizer):
 
     def state_dict(self) -> dict:
         """Return the state and the groups, as in torch; NumPy's numbers become Python's."""
-        for group in self.param_groups:
-            _read_numpy(group)
+        self._read_groups()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -97,12 +96,24 @@ class CheckedOptimizer(Optimizer):
                 group.setdefault(name, value)
 
     def _check_group(self, group: dict) -> None:
-        _read_numpy(group)
         check_shared(group)
         self._check(group)
 
     def _check(self, group: dict) -> None:
         """Raise if one of the hyper-parameters that only this optimizer has is out of range."""
+
+    def _read_groups(self) -> None:
+        for group in self.param_groups:
+            _read_numpy(group)
+
+    def _check_gradients(self) -> None:
+        for group in self.param_groups:
+            for i, p in enumerate(group["params"] if group["error_if_nonfinite"] else ()):
+                if p.grad is not None and not (is_fake(p.grad) or _is_finite(p.grad)):
+                    raise ValueError(
+                        f"The gradient of {name_of(group, i)} holds NaN or infinity: "
+                        "it must be finite"
+                    )
 
     def _loaded(self, p: Tensor, value: Tensor) -> Tensor:
         """Return a tensor of p's state, when it is loaded, on the device and in the type it has."""
@@ -120,6 +131,25 @@ def state_dtype(p: Tensor) -> torch.dtype:
 def is_fake(x) -> bool:
     """Return whether `x` is a tensor without values, as tools use that estimate memory."""
     return isinstance(x, FakeTensor) or (isinstance(x, Tensor) and x.is_meta)
+
+
+def scalar(x: float | Tensor) -> float | Tensor:
+    """Return `x`, if a tensor without dimensions: a (1,) would give a parameter one."""
+    return x.squeeze() if isinstance(x, Tensor) else x
+
+
+def exact(p: Tensor) -> torch.dtype:
+    """Return float64, which the powers of β need, or what MPS has."""
+    return torch.float32 if p.device.type == "mps" else torch.float64
+
+
+def rate_of(group: dict, p: Tensor) -> Tensor:
+    """Return the rate as a tensor without dimensions.
+
+    The rules do not look into tensors: a scheduler's last rate may be -1e-21 by rounding.
+    """
+    lr = group["lr"]
+    return scalar(lr) if isinstance(lr, Tensor) else torch.tensor(lr, dtype=exact(p), device="cpu")
 
 
 def subtract(p: Tensor, z: Tensor, lr: float | Tensor) -> None:
@@ -140,13 +170,17 @@ def name_of(group: dict, i: int) -> str:
     return group["param_names"][i] if "param_names" in group else f"params[{i}]"
 
 
-def check_shared(group: dict) -> None:
-    """Raise if a hyper-parameter that every group has is out of range."""
-    lr = group["lr"]
+def check_rate(lr: float | Tensor) -> None:
+    """Raise unless `lr` is a finite number ≥ 0, or a tensor of one."""
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
     if not (is_fake(lr) or 0 <= lr < math.inf):
         raise ValueError(f"Invalid learning rate: {lr} (lr must be a finite number ≥ 0)")
+
+
+def check_shared(group: dict) -> None:
+    """Raise if a hyper-parameter that every group has is out of range."""
+    check_rate(group["lr"])
     nonnegative(group, weight_decay="weight_decay")
     if group.get("fused") and group.get("foreach"):
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
@@ -187,16 +221,10 @@ def _without_numpy(name: str, value):
     return value
 
 
-def _check_gradients(group: dict) -> None:
-    for i, p in enumerate(group["params"]):
-        if p.grad is None or is_fake(p.grad):
-            continue
-        z = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
-        # A sum is one reading and no temporaries, and finite only if every term is.
-        if not (_whole(z.sum()).isfinite() or _whole(z.isfinite().all())):
-            raise ValueError(
-                f"The gradient of {name_of(group, i)} holds NaN or infinity: it must be finite"
-            )
+def _is_finite(z: Tensor) -> bool:
+    z = z.coalesce().values() if z.is_sparse else z
+    # A sum is one reading and no temporaries, and finite only if every term is.
+    return bool(_whole(z.sum()).isfinite() or _whole(z.isfinite().all()))
 
 
 def _whole(x: Tensor) -> Tensor:
