@@ -40,7 +40,8 @@ def advance(optimizer, steps, gradient=gradient_like, before_step=None):
             assert z is None or torch.equal(p.grad.to_dense(), z.to_dense())
         for p, state in optimizer.state.items():
             assert state
-            assert p.grad is None or not any(shares_memory(x, p.grad) for x in state.values())
+            tensors = [x for x in state.values() if isinstance(x, torch.Tensor)]
+            assert p.grad is None or not any(shares_memory(x, p.grad) for x in tensors)
         path += [p.detach().clone() for p in params]
     return path
 
