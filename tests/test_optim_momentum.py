@@ -777,7 +777,8 @@ MUTANTS = {
         ("0 <= group[key] < 1", "0 <= group[key]"),
     ],
     ("optim/base.py", "def _is_finite("): [
-        (" or _whole(z.isfinite().all())", ""),
-        ("_whole(z.sum()).isfinite() or", "True or"),
+        ("z.isfinite().all()", "z.sum().isfinite()"),
+        ("return True", "return False"),
+        ("if z.sum().isfinite()", "if True"),
     ],
 }

@@ -224,9 +224,8 @@ def _without_numpy(name: str, value):
 def _is_finite(z: Tensor) -> bool:
     z = z.coalesce().values() if z.is_sparse else z
     # A sum is one reading and no temporaries, and finite only if every term is.
-    return bool(_whole(z.sum()).isfinite() or _whole(z.isfinite().all()))
-
-
-def _whole(x: Tensor) -> Tensor:
+    if z.sum().isfinite():
+        return True
+    finite = z.isfinite().all()
     # Of a DTensor each process sees its own part: all are to raise, or none.
-    return x.full_tensor() if hasattr(x, "full_tensor") else x
+    return bool(finite.full_tensor() if hasattr(finite, "full_tensor") else finite)

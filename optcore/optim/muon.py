@@ -14,6 +14,7 @@ from optcore.optim.base import (
     PLAIN,
     CheckedOptimizer,
     check_shared,
+    is_fake,
     name_of,
     nonnegative,
     state_dtype,
@@ -213,7 +214,7 @@ class Muon(CheckedOptimizer):
         if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
         for key, name in {"lr": "Learning rate", "weight_decay": "weight decay"}.items():
-            if not 0 <= group[key] < math.inf:
+            if not (is_fake(group[key]) or 0 <= group[key] < math.inf):
                 raise ValueError(f"{name} should be >= 0 but is: {group[key]} (and finite)")
         if not 0 <= group["momentum"] < 1:
             raise ValueError(f"momentum should be >= 0 but is: {group['momentum']} (and below 1)")
@@ -427,7 +428,7 @@ def _blocks(steps: list, dtype: torch.dtype) -> Iterator[list]:
 
 def _descend(p: Tensor, O: Tensor, group: dict, scale: float) -> None:  # noqa: E741
     lr, decay = group["lr"], group["weight_decay"]
-    if isinstance(lr, Tensor) and torch.compiler.is_compiling():
+    if isinstance(lr, Tensor) and (torch.compiler.is_compiling() or is_fake(lr)):
         lr = lr.squeeze()  # reading it would break the graph
         p.mul_(1 - lr * decay).sub_(lr * scale * O)
     else:
