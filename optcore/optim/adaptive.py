@@ -35,7 +35,7 @@ PIECE = 2**15
 class Algorithm:
     """A rule with accumulators of the parameter's shape and a count of steps, in place.
 
-    An optimizer has one, or, as `Muon`, one for some of its groups:
+    An optimizer has one, or, as `Muon`, one for some of its groups::
 
         ADAM.check(group)                       # raises if a hyper-parameter is out of range
         ADAM.update(self.state, group, params)  # one step of parameters that have gradients

@@ -18,7 +18,7 @@ OURS = {"params", "param_names", "maximize", "error_if_nonfinite", "initial_lr"}
 
 
 class FromRule(CheckedOptimizer):
-    """A rule `(w, z, state, *, lr, …) -> (w_next, state)`, applied to each parameter.
+    """A rule `(w, z, state, *, lr, …) -> (w_next, state)`, applied to each parameter::
 
         optimizer = FromRule(model.parameters(), heavy_ball, lr=0.1, beta=0.9)
 
