@@ -366,11 +366,15 @@ def test_a_partial_and_a_rule_that_takes_any_argument():
     def any_argument(w, z, state=None, **hyper):
         return rules.heavy_ball(w, z, state, **hyper)
 
+    def any_arguments(*arguments, **hyper):
+        return rules.heavy_ball(*arguments, **hyper)
+
     half = partial(rules.heavy_ball, beta=0.5)
     for rule, hyper in [
         (partial(rules.heavy_ball, beta=0.9), {"lr": 0.05}),
         (half, BETA),
         (any_argument, BETA),
+        (any_arguments, BETA),
     ]:
         optimizer = FromRule(matrices(), rule, **hyper)
         assert_same(advance(optimizer, range(1, 6)), plain, rtol=0, atol=0)
@@ -520,12 +524,12 @@ def test_lion_takes_complex_numbers_as_pairs():
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
     ("optim/from_rule.py", "class FromRule"): [
-        ("self._names = list(given if open_ended else arguments)", "self._names = list(arguments)"),
-        ("given |= hyper", "given = {**hyper, **given}"),
+        ("list(given) if open_ended else", ""),
+        ("if a.default is not a.empty} | hyper", "if a.default is not a.empty}"),
+        ("i > 2 and", "i > 3 and"),
         ("self._refuse_unknown(hyper)", "pass"),
-        ("if missing := [name for name in arguments if name not in given]", "if missing := []"),
+        ("if missing := [a.name for a in named if a.name not in given]", "if missing := []"),
         ("self._refuse_unknown(param_group.keys() - OURS)", "pass"),
-        ("if p.requires_grad:", "if True:"),
         ("min(k, len(own) - 1)", "min(k, 0)"),
         ("with torch.enable_grad():", "with torch.no_grad():"),
         ("                self._check_gradients()\n", ""),
@@ -533,8 +537,8 @@ MUTANTS = {
         (".append(p.grad.clone())", ".append(p.grad)"),
         ("and p.grad is not None:", "and True:"),
         ("                p.copy_(start)\n", "                pass\n"),
-        ("and len(gradients[p]) == len(places[p])", ""),
-        ("losses[0] if losses", "losses[-1] if losses"),
+        ("if len(gradients[p]) == len(places[p])", "if gradients[p]"),
+        ("return losses[0]", "return losses[-1]"),
         ('own = ("rule", ', "own = ("),
         ('"_names", "_kind"', '"_names"'),
         ("if p.is_complex() and not self.entrywise", "if False"),

@@ -63,14 +63,17 @@ class FromRule(CheckedOptimizer):
         **hyper,
     ):
         self.rule, self._kind, self._keys = rule, type(None), ()
-        arguments = list(inspect.signature(rule).parameters.values())[3:]
-        open_ended = any(a.kind is a.VAR_KEYWORD for a in arguments)
-        arguments = {a.name: a.default for a in arguments if a.kind is not a.VAR_KEYWORD}
-        given = {name: value for name, value in arguments.items() if value is not inspect._empty}
-        given |= hyper
-        self._names = list(given if open_ended else arguments)
+        every = inspect.signature(rule).parameters.values()
+        named = [
+            a  # after w, z and the state
+            for i, a in enumerate(every)
+            if a.kind is a.KEYWORD_ONLY or (i > 2 and a.kind is a.POSITIONAL_OR_KEYWORD)
+        ]
+        given = {a.name: a.default for a in named if a.default is not a.empty} | hyper
+        open_ended = any(a.kind is a.VAR_KEYWORD for a in every)
+        self._names = list(given) if open_ended else [a.name for a in named]
         self._refuse_unknown(hyper)
-        if missing := [name for name in arguments if name not in given]:
+        if missing := [a.name for a in named if a.name not in given]:
             raise TypeError(f"{self._title()} needs {', '.join(missing)}")
         own = {"maximize": maximize, "error_if_nonfinite": error_if_nonfinite}
         super().__init__(params, {**given, **own})
@@ -99,13 +102,11 @@ class FromRule(CheckedOptimizer):
         self._read_groups()
         places, gradients, losses = {}, {}, []
         for group, p in self._params():
-            if p.requires_grad:
-                w, state = self._owned(p, p), self._state(p)
-                places[p] = points(w, state, **self._hyper(group, p))
-                gradients[p] = []
+            places[p] = points(self._owned(p, p), self._state(p), **self._hyper(group, p))
+            gradients[p] = []
         starts = [(p, p.clone()) for p in places]
         try:
-            for k in range(max(map(len, places.values()), default=0)):
+            for k in range(max(map(len, places.values()))):
                 for p, own in places.items():
                     p.copy_(self._as_parameter(own[min(k, len(own) - 1)], p))
                 with torch.enable_grad():
@@ -118,9 +119,9 @@ class FromRule(CheckedOptimizer):
             for p, start in starts:
                 p.copy_(start)
         for group, p in self._params():
-            if p in places and len(gradients[p]) == len(places[p]):
+            if len(gradients[p]) == len(places[p]):
                 self._advance(group, p, gradients[p])
-        return losses[0] if losses else None
+        return losses[0]
 
     def __getstate__(self) -> dict:
         """Return what a copy needs: torch forgets the rule."""
