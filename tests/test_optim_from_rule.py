@@ -494,6 +494,24 @@ def test_frozen_parameters_and_those_without_gradients_stay():
     assert_same(c.detach(), expected)
 
 
+def test_gradients_of_two_places_may_share_their_memory():
+    ends = []
+    for to_none in (True, False):
+        params = matrices()
+        optimizer = FromRule(params, rules.nesterov_two_gradients, **BETA)
+
+        def closure(params=params, optimizer=optimizer, to_none=to_none):
+            optimizer.zero_grad(set_to_none=to_none)
+            loss = sum(p.pow(4).sum() for p in params)
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        ends.append([p.detach() for p in params])
+    assert_same(*ends, rtol=0, atol=0)
+
+
 def test_half_precision_at_places():
     (p,) = leaves([(4,)], dtype=torch.bfloat16)
     optimizer = FromRule([p], rules.nesterov_look_ahead, **BETA)
