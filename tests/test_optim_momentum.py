@@ -722,7 +722,7 @@ MUTANTS = {
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(z, *buffers)"),
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, *buffers)"),
         ("_are_channels_last(p, z, *buffers)", "_are_channels_last(p, z)"),
-        ("type(p) in PLAIN and type(z)", "type(z)"),
+        ("type(p) in PLAIN and not", "not"),
     ],
     ("optim/base.py", "def subtract("): [
         ("z.clone() if lr.requires_grad else z", "z"),

@@ -1,7 +1,7 @@
 """Fast paths: torch's fused kernels, where they may be called, and RMSprop by hand.
 
 A kernel reads and writes each number once; the rule, applied to pieces that fit the cache, takes
-four to ten times as long on a CPU. `benchmarks/optimizers.py` compares both with torch's own ways.
+four to seven times as long on a CPU. `benchmarks/optimizers.py` compares both with torch's own ways.
 The kernels count no steps and do not tell autograd that they wrote: that is done here.
 """
 
@@ -49,7 +49,7 @@ def kernel_list(p: Tensor, z: Tensor, buffers: tuple | list) -> str | None:
     # gradient is contiguous in no format. All this is asked of every parameter at every step: a
     # plain loop takes half the time of `all`.
     dtype = p.dtype
-    plain = type(p) in PLAIN and type(z) in PLAIN and not p.is_neg() and not z.is_neg()
+    plain = type(p) in PLAIN and not p.is_neg() and not z.is_neg()
     name = _name_of_list(p.device, dtype) if plain else None
     if name is None:
         return None
