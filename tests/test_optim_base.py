@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from optimizer_helpers import FLOAT64, advance, assert_same, gradient_like, leaves
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -213,6 +214,19 @@ def test_every_hyper_parameter_may_be_numpys(make, kind):
         assert_same(advance(optimizer, range(1, 5)), expected, rtol=0, atol=0)
 
 
+def test_looking_for_them_does_not_compile_again():
+    torch._dynamo.reset()
+    counter, params = CompileCounter(), leaves()
+    optimizer = optim.SGD(params, lr=torch.tensor(0.1))
+    step = torch.compile(optimizer.step, backend=counter)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    step()
+    optimizer.param_groups[0]["initial_lr"] = 0.1  # as a scheduler does
+    step()
+    assert counter.frame_count == 1
+
+
 @every
 def test_an_array_is_refused_by_name(make):
     with pytest.raises(
@@ -377,6 +391,7 @@ MUTANTS = {
         ("self._read_groups()\n        self._check", "self._check"),
         ("self._read_groups()\n        return", "return"),
         ("is_fake(p.grad) or", "False or"),
+        ("if not torch.compiler.is_compiling():", "if True:"),
     ],
     ("optim/base.py", "def load_state_dict("): [
         ('tree_map_only(Tensor, torch.clone, final["state"])', 'final["state"]'),

@@ -103,8 +103,11 @@ class CheckedOptimizer(Optimizer):
         """Raise if one of the hyper-parameters that only this optimizer has is out of range."""
 
     def _read_groups(self) -> None:
-        for group in self.param_groups:
-            _read_numpy(group)
+        # The compiler compiles again when what it has looked at changes, were it only the number of
+        # a group's entries.
+        if not torch.compiler.is_compiling():
+            for group in self.param_groups:
+                _read_numpy(group)
 
     def _check_gradients(self) -> None:
         for group in self.param_groups:

@@ -1,7 +1,7 @@
 """Fast paths: torch's fused kernels, where they may be called, and RMSprop by hand.
 
-A kernel reads and writes each number once; the rule, applied to pieces that fit the cache, takes
-four to seven times as long on a CPU. `benchmarks/optimizers.py` compares both with torch's own ways.
+A kernel reads and writes each number once; on a CPU the rule, applied to pieces that fit the cache,
+takes four to seven times as long. `benchmarks/optimizers.py` compares both with torch's own ways.
 The kernels count no steps and do not tell autograd that they wrote: that is done here.
 """
 
