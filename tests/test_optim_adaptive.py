@@ -687,7 +687,7 @@ MUTANTS = {
         ("increment_version([*params, *sums])", "set_multithreading_enabled(True)"),
     ],
     ("optim/adaptive.py", "class Adagrad"): [
-        ("self.algorithm.state_of(self.state[p], group, p)", "pass"),
+        ('self.algorithm.state_of(self.state[p], group, p, ("sum",))', "pass"),
     ],
     ("optim/fused.py", "def rmsprop("): [
         ('group["alpha"] / rest)', 'group["alpha"])'),

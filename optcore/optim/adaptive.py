@@ -64,7 +64,7 @@ class Algorithm:
                 raise RuntimeError(f"{self.name} does not support sparse gradients{self.advice}")
             if group.get("fused"):
                 fused.refuse_fused(p)
-            state = self.state_of(states[p], group, p)
+            state = self.state_of(states[p], group, p, keys)
             buffers = [state[key] for key in keys]
             name = fused.kernel_list(p, z, buffers) if wants_kernel else None
             if name is None:
@@ -74,12 +74,12 @@ class Algorithm:
         for rows in lists.values():
             self._update_fused(group, rows)
 
-    def state_of(self, state: dict, group: dict, p: Tensor) -> dict:
-        """Return the state of p, with all that is missing at its start."""
+    def state_of(self, state: dict, group: dict, p: Tensor, keys: tuple[str, ...]) -> dict:
+        """Return the state of p, with those of `keys` that are missing at their start."""
         if "step" in state and not isinstance(state["step"], Tensor):
             # An old checkpoint has a number.
             state["step"] = torch.tensor(float(state["step"]), dtype=_dtype_of_step())
-        for key in self._keys(group):
+        for key in keys:
             if key not in state:
                 where = {"device": _device_of_step(group, p), "dtype": _dtype_of_step()}
                 state.setdefault("step", torch.zeros((), **where))
@@ -257,7 +257,7 @@ class Adagrad(_AdaptiveOptimizer):
         super().__init__(params, defaults)
         for group in self.param_groups:  # as in torch, which shares it between processes
             for p in group["params"]:
-                self.algorithm.state_of(self.state[p], group, p)
+                self.algorithm.state_of(self.state[p], group, p, ("sum",))
 
     def share_memory(self) -> None:
         """Move every `sum` to memory that other processes see."""
