@@ -722,6 +722,10 @@ MUTANTS = {
         ("decoupled_weight_decay=True,", "decoupled_weight_decay=False,"),
         ('group["decoupled_weight_decay"] = True', "pass"),
     ],
+    ("optim/adaptive.py", "def _lion("): [
+        ("beta1=beta1, beta2=beta2", "beta1=beta2, beta2=beta1"),
+        ("map(scalar, betas)", "betas"),
+    ],
     ("optim/adaptive.py", "def _dtype_of_step("): [
         (
             "torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32",

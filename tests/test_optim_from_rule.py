@@ -579,8 +579,4 @@ MUTANTS = {
         ("return value.to(p.device)", "return value.to(p.device, state_dtype(p))"),
         ("torch.view_as_complex(x.contiguous()) if p.is_complex() else x", "x"),
     ],
-    ("optim/adaptive.py", "def _lion("): [
-        ("beta1=beta1, beta2=beta2", "beta1=beta2, beta2=beta1"),
-        ("map(scalar, betas)", "betas"),
-    ],
 }
