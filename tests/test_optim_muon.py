@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optcore import optim
 from optcore.optim.muon import gram_iteration, iteration
-from optcore.rules import muon as rules
+from optcore.rules.muon import QUINTIC, coefficients_of, muon, normalized, orthogonalize
 
 # Two alike, tall, wide, not square enough for the Gram form, a row, a column.
 SHAPES = ((16, 16), (16, 16), (32, 8), (8, 32), (10, 7), (1, 5), (5, 1))
@@ -116,7 +116,7 @@ def test_200_steps_in_float64_are_the_rules(method, adjust, nesterov, decay, gra
     expected = [w.detach() for w in leaves(shapes)]
     for k, z in enumerate(gradients):
         i = k % len(shapes)
-        expected[i], states[i] = rules.muon(
+        expected[i], states[i] = muon(
             expected[i],
             z,
             states[i],
@@ -136,16 +136,16 @@ def test_200_steps_in_float64_are_the_rules(method, adjust, nesterov, decay, gra
 def test_both_forms_are_one_polynomial(monkeypatch, shape, steps, panel):
     monkeypatch.setattr(optim.muon, "PANEL", panel)
     X = torch.randn(3, *shape, dtype=FLOAT64, generator=torch.Generator().manual_seed(0))
-    X = rules.normalized(X)
-    triples = rules.coefficients_of("newton_schulz", None, steps)
-    expected = rules.orthogonalize(X, steps=steps)
+    X = normalized(X)
+    triples = coefficients_of("newton_schulz", None, steps)
+    expected = orthogonalize(X, steps=steps)
     one_by_one = torch.stack([iteration(x, triples) for x in X])
     torch.testing.assert_close(one_by_one, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(gram_iteration(X, triples), expected, rtol=0, atol=1e-12)
-    in_order = rules.coefficients_of("polar_express", None, steps)
+    in_order = coefficients_of("polar_express", None, steps)
     torch.testing.assert_close(
         gram_iteration(X, in_order),
-        rules.orthogonalize(X, "polar_express", steps=steps),
+        orthogonalize(X, "polar_express", steps=steps),
         rtol=0,
         atol=1e-12,
     )
@@ -158,12 +158,12 @@ def test_rounding_does_not_make_the_gram_form_explode(monkeypatch, method, dtype
     """Small matrices with a few large singular values and many small ones are the worst."""
     monkeypatch.setattr(optim.muon, "PANEL", panel)
     generator = torch.Generator().manual_seed(0)
-    triples = rules.coefficients_of(method, None, 5)
+    triples = coefficients_of(method, None, 5)
     for m, n in ((2, 4), (4, 8), (8, 32), (32, 64)):
         basis = torch.linalg.qr(torch.randn(1000, m, m, generator=generator))[0]
         for decades in (0, 1, 2, 4):
             spread = torch.logspace(0, -decades, m)[:, None]
-            X = rules.normalized(basis @ (spread * torch.randn(1000, m, n, generator=generator)))
+            X = normalized(basis @ (spread * torch.randn(1000, m, n, generator=generator)))
             for short in (X.to(dtype), X.mT.to(dtype)):
                 out = gram_iteration(short, triples).float()
                 assert torch.linalg.matrix_norm(out, 2).max() < 1.22  # 1.203 exactly
@@ -172,20 +172,20 @@ def test_rounding_does_not_make_the_gram_form_explode(monkeypatch, method, dtype
 @pytest.mark.parametrize("shape", [(600, 600), (512, 1100), (1100, 512)], ids=str)
 def test_large_symmetric_products_save_operations(shape):
     """With panels of 256 rows, and of the 88 that remain of 600."""
-    X = rules.normalized(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
+    X = normalized(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
     m, n = sorted(shape)
     share = sum(min(256, m - i) * min(i + 256, m) for i in range(0, m, 256)) / m**2
     with FlopCounterMode(display=False) as counter:
-        short = gram_iteration(X, [rules.QUINTIC])[0]
+        short = gram_iteration(X, [QUINTIC])[0]
     assert counter.get_total_flops() == 2 * (share * (m * m * n + m**3) + m * m * n)
-    torch.testing.assert_close(short, iteration(X[0], [rules.QUINTIC]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(short, iteration(X[0], [QUINTIC]), rtol=0, atol=1e-6)
 
 
 def test_the_gram_form_of_one_active_row():
     """Rank one, where a³ − a³ + … cancels in Q: a block of three steps would be off by 23 %."""
     for G in (torch.eye(256, 64)[:, :1] * torch.ones(1, 64), torch.ones(64, 256)):
-        X = rules.normalized(G)
-        triples = rules.coefficients_of("newton_schulz", None, 5)
+        X = normalized(G)
+        triples = coefficients_of("newton_schulz", None, 5)
         exact = iteration(X.double(), triples)
         short = gram_iteration(X.bfloat16()[None], triples)[0].double()
         assert (short - exact).norm() < 0.05 * exact.norm()
@@ -711,7 +711,7 @@ MUTANTS = {
         ('if not group["eps"] or dtype is torch.float16', "if False"),
         ('if not group["eps"] or dtype is torch.float16', 'if not group["eps"]'),
         ("clamp_(min=group", "add_(group"),
-        ("rules.scale(shape,", "rules.scale(first.shape[-2:],"),
+        ("scale(shape,", "scale(first.shape[-2:],"),
         ("params[start : start + size]", "params[start : start + 1]"),
         ("_orthogonalized(group, X, room)", "_orthogonalized(group, X.flip(0), room)"),
         ("norm(D, dim=(1, 2), keepdim=True)", "norm(D, dim=2, keepdim=True).amax(1, True)"),
@@ -781,9 +781,9 @@ MUTANTS = {
         ('group["method"] == "svd" or ', ""),
     ],
     ("optim/muon.py", "def _descend("): [
-        ("1 - float(lr) * decay", "1 - float(lr) * scale * decay"),
-        ("alpha=-float(lr) * scale", "alpha=-float(lr)"),
-        ("sub_(lr * scale *", "sub_(lr *"),
+        ("1 - float(lr) * decay", "1 - float(lr) * factor * decay"),
+        ("alpha=-float(lr) * factor", "alpha=-float(lr)"),
+        ("sub_(lr * factor *", "sub_(lr *"),
     ],
     ("optim/muon.py", "def _not_for_muon("): [
         ("[-1:]", "[:1]"),

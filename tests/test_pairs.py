@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from optcore import rules
 from optcore.estimators import Estimate, FullBatch, MiniBatch
 from optcore.problems import Network, Problem, Stream
-from optcore.rules.muon import muon
+from optcore.rules import muon
 from optcore.run import run
 
 N, STEPS = 12, 7

@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy
 
 from optcore import rules
 from optcore.problems import Network
-from optcore.rules.muon import muon
 
 BETA = {"beta": 0.9}
 RULES = {
@@ -31,9 +30,9 @@ RULES = {
     "amsgrad, optax": (rules.amsgrad, {"form": "optax"}),
     "adamw": (rules.adamw, {}),
     "lion": (rules.lion, {"weight_decay": 0.1}),
-    "muon": (muon, {"weight_decay": 0.1}),
-    "muon, svd": (muon, {"method": "svd"}),
-    "muon, polar express": (muon, {"method": "polar_express"}),
+    "muon": (rules.muon, {"weight_decay": 0.1}),
+    "muon, svd": (rules.muon, {"method": "svd"}),
+    "muon, polar express": (rules.muon, {"method": "polar_express"}),
 }
 each_rule = pytest.mark.parametrize(("rule", "hyper"), RULES.values(), ids=RULES)
 
@@ -107,9 +106,9 @@ def test_which_rules_are_of_matrices():
         "muon, svd",
         "muon, polar express",
     }
-    assert rules.is_of_matrices(partial(partial(muon, lr=0.1), momentum=0.9))
+    assert rules.is_of_matrices(partial(partial(rules.muon, lr=0.1), momentum=0.9))
     with pytest.raises(ValueError, match=r"w must hold matrices .* got shape \(3,\): .* by_layer"):
-        muon(torch.ones(3), torch.ones(3), lr=0.1)
+        rules.muon(torch.ones(3), torch.ones(3), lr=0.1)
 
 
 # --- by_layer
@@ -126,7 +125,7 @@ def network():
 
 def test_each_layer_gets_its_rule():
     net = network()
-    rule = rules.by_layer(net, matrices=muon, others=rules.adam, exclude=["3.weight"])
+    rule = rules.by_layer(net, matrices=rules.muon, others=rules.adam, exclude=["3.weight"])
     hyper = {"lr": 0.02, "matrices": {"momentum": 0.8}, "others": {"lr": 3e-3, "beta2": 0.9}}
     w, state = net.start, None
     expected = {name: (p, None) for name, p in net.unflatten(w).items()}
@@ -136,7 +135,7 @@ def test_each_layer_gets_its_rule():
         for name, (p, its_state) in expected.items():
             if name in ("0.weight", "2.weight"):
                 form = (len(p), -1)
-                p, its_state = muon(
+                p, its_state = rules.muon(
                     p.reshape(form), z[name].reshape(form), its_state, lr=0.02, momentum=0.8
                 )
             else:
@@ -150,7 +149,7 @@ def test_each_layer_gets_its_rule():
 @pytest.mark.parametrize("mapped", [False, True], ids=["rows in front", "vmap"])
 def test_layers_of_rows_at_several_rates(mapped):
     net = network()
-    rule = rules.by_layer(net, matrices=muon, others=rules.adam)
+    rule = rules.by_layer(net, matrices=rules.muon, others=rules.adam)
     generator = torch.Generator().manual_seed(1)
     w = net.start + 0.1 * torch.randn(3, len(net.start), generator=generator, dtype=torch.float64)
     rates = torch.tensor([[0.01], [0.02], [0.05]], dtype=torch.float64)
@@ -167,7 +166,7 @@ def test_layers_of_rows_at_several_rates(mapped):
 def test_what_by_layer_refuses():
     net = network()
     with pytest.raises(ValueError, match="exclude names no parameter of the network: 3"):
-        rules.by_layer(net, matrices=muon, others=rules.adam, exclude=["3"])
+        rules.by_layer(net, matrices=rules.muon, others=rules.adam, exclude=["3"])
     for pair in ((rules.nesterov_look_ahead, rules.sgd), (rules.sgd, rules.nesterov_look_ahead)):
         with pytest.raises(ValueError, match="gradients are taken at the iterate"):
             rules.by_layer(net, matrices=pair[0], others=pair[1])

@@ -233,7 +233,7 @@ def test_look_ahead_iterates_are_u_and_its_points_are_w(case):
         assert same(point, w, 1e-11)
         w, state = nesterov(w, estimators[0](w), state, lr=lr, beta=beta)
         u = state.w
-        z = estimators[1].at((point,))
+        z = (estimators[1](point),)
         theta, state_ahead = nesterov_look_ahead(theta, z, state_ahead, lr=lr, beta=beta)
 
 

@@ -11,8 +11,8 @@ import torch
 
 from optcore.estimators import FullBatch, MiniBatch
 from optcore.problems import Network, Objective, Quadratic, Stream
+from optcore.rules import muon
 from optcore.rules.momentum import heavy_ball, nesterov_look_ahead, nesterov_two_gradients, sgd
-from optcore.rules.muon import muon
 from optcore.run import NotFinite, run
 
 

@@ -19,7 +19,7 @@ from optcore.optim.base import (
     nonnegative,
     state_dtype,
 )
-from optcore.rules import muon as rules
+from optcore.rules.muon import QUINTIC, coefficients_of, normalized, orthogonalize, scale
 
 # Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
 BATCH = {"cpu": 2**21}
@@ -102,7 +102,7 @@ class Muon(CheckedOptimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
-        ns_coefficients: tuple = rules.QUINTIC,
+        ns_coefficients: tuple = QUINTIC,
         eps: float = 1e-7,
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
@@ -259,7 +259,7 @@ class Muon(CheckedOptimizer):
         dtype = _iteration_dtype(group, first)
         wide = _taken(memory, "D", size * entries, state_dtype(first), first.device)
         narrow = _taken(memory, "X", size * (entries + room_of(shape)), dtype, first.device)
-        factor = rules.scale(shape, group["adjust_lr_fn"] or "original")
+        factor = scale(shape, group["adjust_lr_fn"] or "original")
         for start in range(0, len(params), size):
             batch = params[start : start + size]
             used = len(batch) * entries
@@ -269,7 +269,7 @@ class Muon(CheckedOptimizer):
                 self._direction(group, p, _shaped(d, p.shape))
             if not group["eps"] or dtype is torch.float16:
                 # float16 lacks the range, and without ε no scale is too small.
-                X.copy_(rules.normalized(D, group["eps"]))
+                X.copy_(normalized(D, group["eps"]))
             elif group["gram"]:
                 norms = torch.linalg.vector_norm(D, dim=(1, 2), keepdim=True)
                 X.copy_(D.div_(norms.clamp_(min=group["eps"])))
@@ -287,10 +287,10 @@ class Muon(CheckedOptimizer):
         X = self._direction(group, p, None).reshape(shape).to(_iteration_dtype(group, p))
         X = X / X.norm().clamp(min=max(group["eps"], torch.finfo(X.dtype).tiny))
         if group["method"] == "svd":
-            O = rules.orthogonalize(X, "svd")  # noqa: E741
+            O = orthogonalize(X, "svd")  # noqa: E741
         else:
             O = iteration(X, _coefficients(group))  # noqa: E741
-        factor = rules.scale(shape, group["adjust_lr_fn"] or "original")
+        factor = scale(shape, group["adjust_lr_fn"] or "original")
         _descend(p, O.reshape(p.shape).to(p.dtype), group, factor)
 
     def _direction(self, group, p, room):
@@ -320,7 +320,7 @@ def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _orthogonalized(group: dict, X: Tensor, room: Tensor) -> Tensor:
     if group["method"] == "svd":
-        return rules.orthogonalize(X, "svd")
+        return orthogonalize(X, "svd")
     steps = _coefficients(group)
     if group["gram"]:
         return gram_iteration(X, steps, room)
@@ -334,11 +334,11 @@ def _iteration_dtype(group: dict, p: Tensor) -> torch.dtype:
 
 def _coefficients(group: dict) -> list[tuple[float, float, float]]:
     method, given = group["method"], group["ns_coefficients"]
-    if method in ("svd", "polar_express") and given == rules.QUINTIC:
+    if method in ("svd", "polar_express") and given == QUINTIC:
         given = None  # torch's default, which is no wish
     if method == "svd" and given is None:
         return []
-    return rules.coefficients_of(method, given, group["ns_steps"])
+    return coefficients_of(method, given, group["ns_steps"])
 
 
 def iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
@@ -426,13 +426,13 @@ def _blocks(steps: list, dtype: torch.dtype) -> Iterator[list]:
     yield block
 
 
-def _descend(p: Tensor, O: Tensor, group: dict, scale: float) -> None:  # noqa: E741
+def _descend(p: Tensor, O: Tensor, group: dict, factor: float) -> None:  # noqa: E741
     lr, decay = group["lr"], group["weight_decay"]
     if isinstance(lr, Tensor) and (torch.compiler.is_compiling() or is_fake(lr)):
         lr = lr.squeeze()  # reading it would break the graph
-        p.mul_(1 - lr * decay).sub_(lr * scale * O)
+        p.mul_(1 - lr * decay).sub_(lr * factor * O)
     else:
-        p.mul_(1 - float(lr) * decay).add_(O, alpha=-float(lr) * scale)
+        p.mul_(1 - float(lr) * decay).add_(O, alpha=-float(lr) * factor)
 
 
 def _matrix_shape(p: Tensor) -> tuple[int, int]:

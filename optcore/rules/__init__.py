@@ -28,6 +28,7 @@ from optcore.rules.momentum import (
     nesterov_two_gradients,
     sgd,
 )
+from optcore.rules.muon import muon, orthogonalize
 
 __all__ = [
     "adagrad",
@@ -40,11 +41,13 @@ __all__ = [
     "heavy_ball_sum",
     "is_of_matrices",
     "lion",
+    "muon",
     "nesterov",
     "nesterov_gradient_correction",
     "nesterov_look_ahead",
     "nesterov_one_line",
     "nesterov_two_gradients",
+    "orthogonalize",
     "points_of",
     "rmsprop",
     "sgd",
