@@ -51,11 +51,8 @@ def steps(rule, w, number, state=None, **hyper):
 
 
 def test_every_rule_that_is_exported_is_here():
-    listed = {rule.__name__ for rule, _ in RULES.values()} | {
-        "by_layer",
-        "is_of_matrices",
-        "points_of",
-    }
+    listed = {rule.__name__ for rule, _ in RULES.values()}
+    listed |= {"by_layer", "is_of_matrices", "orthogonalize", "points_of"}
     assert listed == set(rules.__all__)
     assert all(callable(getattr(rules, name)) for name in rules.__all__)
 
