@@ -150,6 +150,7 @@ def test_a_checkpoint_shares_nothing_with_the_run():
     p = finite_sum()
     whole = run(MiniBatch(p, 2), in_place, lr=0.1, steps=6).w
     first = run(MiniBatch(p, 2), in_place, lr=0.1, steps=3)
+    first.w.zero_()
     for _ in range(2):
         rest = run(MiniBatch(p, 2), in_place, lr=0.1, steps=6, resume=first.checkpoint)
         assert torch.equal(rest.w, whole)
