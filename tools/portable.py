@@ -61,7 +61,7 @@ CELLS = {
         ("native", "native", 2),
     ]
 }
-# These read text, HTML and scripts, or test this tool, and compute nothing that a kernel could change.
+# These read text, HTML and scripts, or test this tool: they compute nothing that a kernel changes.
 NOT_NUMERIC = ("extension", "mutants", "notebooks", "portable", "site", "widgets")
 PARTS = {
     "tests": ["tests", *(f"--ignore=tests/test_{name}.py" for name in NOT_NUMERIC)],
