@@ -158,8 +158,8 @@ def test_the_page_shows_the_start_without_a_script(shown):
     assert (drawn == np.concatenate(decode(frame[0]))).all()
     assert f">{frame[-1]}</p>" in page and ">η = 0.04, β = 0.5</p>" in page
     assert (
-        ">Said otherwise.</p>"
-        in shown(draw_one, PLANE, LR, caption_start="Said otherwise.")["text/html"]
+        ">Said &lt; otherwise.</p>"
+        in shown(draw_one, PLANE, LR, caption_start="Said < otherwise.")["text/html"]
     )
 
 
