@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals
-from tqdm.auto import trange
+from tqdm import trange
 
 from optcore.estimators import Estimator
 from optcore.rules.compose import is_of_matrices, points_of
@@ -174,9 +173,7 @@ def run(
 
     if resume is None:
         note(0)
-    # In a notebook tqdm overlooks its own variable.
-    quiet = bool(os.environ.get("TQDM_DISABLE"))
-    for t in trange(start + 1, steps + 1, delay=PROGRESS_AFTER_S, leave=False, disable=quiet):
+    for t in trange(start + 1, steps + 1, delay=PROGRESS_AFTER_S, leave=False):
         now = _at(t, hyper)
         points = points_of(rule)
         places = points(w, state, **now) if points else (w,)

@@ -1,10 +1,9 @@
 // Moves one figure of optcore.widgets.explore. Every picture it shows was computed in Python: a frame
 // holds one coded path a line (in tenths of a pixel), then the note.
-(function (name) {
+(function (name, data) {
   // The same figure may stand twice in a page, and a notebook may run this script twice.
   for (const root of document.querySelectorAll(`[data-explore="${name}"]:not([data-live])`)) {
     root.dataset.live = "";
-    const data = JSON.parse(root.querySelector("script").textContent);
     const sliders = [...root.querySelectorAll("input[type=range]")];
     const note = root.querySelector(".explore-note");
     const scenes = [...root.querySelectorAll(".explore-plot")].map((plot) => [
@@ -66,6 +65,10 @@
         output.textContent = labels[slider.value];
         slider.setAttribute("aria-valuetext", labels[slider.value]);
         show();
+      });
+      // A notebook would take the arrows to walk from cell to cell.
+      slider.addEventListener("keydown", (event) => {
+        if (/^(Arrow|Page|Home|End)/.test(event.key)) event.stopPropagation();
       });
     }
 

@@ -1,4 +1,4 @@
-"""explore(): a figure with sliders, alive with a kernel or without one, and a still in print."""
+"""explore(): a figure with sliders that needs no kernel, and a still in print."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from html import escape
 from importlib.resources import files
 
 import contourpy
-import ipywidgets
 import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -158,11 +157,10 @@ def explore(
     drag: bool = False,
     start: tuple[float, float] | None = None,
 ) -> None:
-    """Display a figure that follows its sliders, with a kernel or without one.
+    """Display a figure that follows its sliders, in a notebook and on a page.
 
-    One output with three faces: HTML that holds the picture of every slider position and needs
-    neither a kernel nor the network; ipywidgets that call `draw` again in a live kernel; a PNG of
-    the start for PDF and GitHub.
+    One output with two faces: HTML that holds the picture of every slider position and needs
+    neither a kernel nor the network; a PNG of the start for PDF and GitHub.
 
     Args:
         draw: called as `draw(**{slider.name: value})`. For one scene it returns a list of `Line`,
@@ -183,12 +181,10 @@ def explore(
     """
     scenes = [scene] if isinstance(scene, Scene) else list(scene)
     _check(scenes, sliders, alt, drag, start)
-
-    def frame(values: Sequence[float]) -> tuple[list[list[Line]], str]:
+    frames = {}
+    for values in itertools.product(*(slider.values for slider in sliders)):
         settings = {slider.name: value for slider, value in zip(sliders, values, strict=True)}
-        return _frame(draw(**settings), len(scenes), settings)
-
-    frames = {v: frame(v) for v in itertools.product(*(slider.values for slider in sliders))}
+        frames[values] = _frame(draw(**settings), len(scenes), settings)
     first = tuple(slider.values[slider.start_index] for slider in sliders)
     for values, (lines, _) in frames.items():
         if _looks(lines) != _looks(frames[first][0]):
@@ -200,12 +196,9 @@ def explore(
         f"{slider.label} = {slider.text(value)}"
         for slider, value in zip(sliders, first, strict=True)
     )
-    live = _live(frame, scenes, sliders, alt, start)
-    view = {"version_major": 2, "version_minor": 0, "model_id": live.model_id}
     display(
         {
             "text/html": _page(frames, first, scenes, sliders, alt, still, start),
-            "application/vnd.jupyter.widget-view+json": view,
             "image/png": _png(*frames[first], scenes, still, start),
             "text/plain": f"[interactive figure: {alt}]",
         },
@@ -416,13 +409,14 @@ def _contours(scene: Scene) -> list[Line]:
     return [Line(*curve.T) for level in levels for curve in generator.lines(level)]
 
 
-def _picture(lines, note: str, scenes, alt: str, draggable: bool = False) -> str:
+def _picture(lines, note: str, axes: list[_Axes], alt: str) -> str:
     """The scenes side by side, each with title and legend, and the note."""
     html, number = "", 0
     swatch = '<svg viewBox="0 0 300 100" width="30" height="10" aria-hidden="true">{}</svg>'
-    for i, (scene, part) in enumerate(zip(scenes, lines, strict=True)):
+    for i, (ax, part) in enumerate(zip(axes, lines, strict=True)):
+        scene = ax.scene
         description = alt if i == 0 else scene.title or f"{scene.ylabel} against {scene.xlabel}"
-        svg = _svg(_Axes(scene, draggable and i == 0), part, number, description)
+        svg = _svg(ax, part, number, description)
         legend = "".join(
             f"<span>{swatch.format(_paths([[[30, 50], [150, 50], [270, 50]]], line))}"
             f"{escape(line.label)}</span>"
@@ -443,7 +437,7 @@ def _asset(name: str) -> str:
     return text.replace("ACCENT", PALETTE[0]).strip()
 
 
-# --------------------------------------------------------------------------------- the three faces
+# ----------------------------------------------------------------------------------- the two faces
 
 
 def _page(frames: dict, first: tuple, scenes, sliders, alt: str, still: str, start) -> str:
@@ -474,15 +468,14 @@ def _page(frames: dict, first: tuple, scenes, sliders, alt: str, still: str, sta
         for lines, note in frames.values()
     ]
     lines, note = frames[first]
-    payload = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    payload = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     body = (
         f'<div class="explore-controls" hidden>{controls}</div>'
-        f"{_picture(_started(lines, start), note, scenes, alt, draggable)}"
+        f"{_picture(_started(lines, start), note, axes, alt)}"
         f'<p class="explore-still">{escape(still)}</p>'
-        f'<script type="application/json">{payload}</script>'
     )
-    name = hashlib.sha256(body.encode()).hexdigest()[:12]
-    script = f'<script>{_asset("widgets.js")}("{name}");</script>'
+    name = hashlib.sha256((body + payload).encode()).hexdigest()[:12]
+    script = f'<script>{_asset("widgets.js")}("{name}", {payload});</script>'
     return f'<div class="explore" data-explore="{name}">{body}{script}</div>'
 
 
@@ -495,49 +488,6 @@ def _range(slider: Slider) -> str:
         f'aria-valuetext="{escape(shown)}" data-labels="{escape(labels)}"></label>'
         f"<output>{escape(shown)}</output></div>"
     )
-
-
-def _live(frame: Callable, scenes, sliders, alt: str, start) -> ipywidgets.VBox:
-    """The face in a live kernel, which calls `draw` again and replaces the picture.
-
-    The picture is plain HTML and cannot be dragged: the start has two sliders of its own.
-    """
-    style = {"description_width": "initial"}
-    inputs = [
-        ipywidgets.SelectionSlider(
-            options=[(slider.text(value), value) for value in slider.values],
-            index=slider.start_index,
-            description=slider.label,
-            style=style,
-        )
-        for slider in sliders
-    ]
-    if start is not None:
-        first = scenes[0]
-        ends = zip(start, (first.xlim, first.ylim), (first.xlabel, first.ylabel), strict=True)
-        inputs += [
-            ipywidgets.FloatSlider(
-                value,
-                min=low,
-                max=high,
-                step=(high - low) / 60,
-                description=f"start {name}",
-                style=style,
-            )
-            for value, (low, high), name in ends
-        ]
-    picture = ipywidgets.HTML()
-
-    def update(_=None):
-        values = [control.value for control in inputs]
-        lines, note = frame(values[: len(sliders)])
-        moved = _started(lines, values[len(sliders) :] or None)
-        picture.value = f'<div class="explore">{_picture(moved, note, scenes, alt)}</div>'
-
-    for control in inputs:
-        control.observe(update, names="value")
-    update()
-    return ipywidgets.VBox([*inputs, picture])
 
 
 def _png(lines, note: str, scenes, still: str, start) -> str:

@@ -3,6 +3,8 @@
 import functools
 import io
 import math
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -236,14 +238,24 @@ def test_rules_with_points_get_one_sample():
 
 
 @pytest.mark.parametrize("value", ["", "1"])
-def test_the_progress_bar_obeys_tqdms_variable(value, monkeypatch):
+def test_the_progress_bar_obeys_tqdms_variable(value):
     # A slow machine would otherwise leave a bar among the outputs that the tests compare.
-    bars = []
-    monkeypatch.setenv("TQDM_DISABLE", value)
-    module = sys.modules["optcore.run"]
-    monkeypatch.setattr(module, "trange", lambda *a, **k: bars.append(k) or range(*a))
-    run(FullBatch(problem()), sgd, lr=0.1, steps=2)
-    assert [bar["disable"] for bar in bars] == [bool(value)]
+    program = """if True:
+        import sys
+        from optcore.estimators import FullBatch
+        from optcore.problems import Quadratic
+        from optcore.rules import sgd
+        from optcore.run import run
+        sys.modules["optcore.run"].PROGRESS_AFTER_S = 0
+        run(FullBatch(Quadratic([1.0])), sgd, lr=0.1, steps=2)"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TQDM_DISABLE": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("0/2" in done.stderr) is not bool(value)
 
 
 # --- what is not finite

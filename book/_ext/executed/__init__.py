@@ -30,6 +30,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", mathjax.use_local_files)
     app.connect("build-finished", mathjax.copy_files)
     app.connect("builder-inited", slim.add_style)
-    app.connect("env-updated", slim.drop_widget_state)
     app.connect("build-finished", slim.replace_icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""A page loads what it shows: without this, two thirds of it would be icons and dead widgets."""
+"""A page loads what it shows: without this, more than half of it would be icons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 
 FONT = "vendor/fontawesome/webfonts/fa-solid-900.ttf"
 SCRIPT = "scripts/fontawesome.js"
@@ -16,12 +15,6 @@ SCRIPT = "scripts/fontawesome.js"
 STYLE = """@font-face { font-family: "Font Awesome 6 Free"; font-style: normal; font-weight: 900;
   src: url("icons.woff") format("woff"); }
 """
-
-
-def drop_widget_state(app: Sphinx, env: BuildEnvironment) -> None:
-    """Leave out what ipywidgets' scripts would need: on a page `explore` works without them."""
-    for data in env.nb_metadata.values():
-        data.get("js_files", {}).pop("ipywidgets_state", None)
 
 
 def add_style(app: Sphinx) -> None:
