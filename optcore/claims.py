@@ -22,9 +22,10 @@ class Claim:
     sentence: str
     measured: float
     bound: str
+    passed: bool
 
     def __str__(self) -> str:
-        return f"✓ {self.id}  {self.sentence}  [{self.bound}]"
+        return f"{'✓' if self.passed else '✗'} {self.id}  {self.sentence}  [{self.bound}]"
 
 
 def check(
@@ -35,14 +36,7 @@ def check(
 ) -> None:
     """Execute a claim: print one stable line if `measured` meets `bound`, raise otherwise.
 
-    Args:
-        id: `"chapter.number"` as in the ledger. A claim in several parts calls `check` once a part.
-        sentence: what is claimed, as one plain sentence.
-        measured: the number that the cell computed, or several that must all meet the bound. Of
-            several the nearest to the bound is the claim's number. (Python's `max` would not do:
-            it passes over a NaN unless that comes first.)
-        bound: an upper bound `b` (`measured <= b`) or an interval `(low, high)`, ends included;
-            an end may be infinite.
+    A claim in several parts calls `check` once a part. The arguments are those of `measure`.
 
     The line shows the bound, which is stable, and not the measured number, which moves in its last
     digits from one machine to the next. The number travels in the output's metadata; the book's
@@ -50,6 +44,37 @@ def check(
 
     Raises:
         ClaimFailed: a number measured is outside the bound, or is not finite.
+        ValueError: the id or the bound is malformed, or nothing was measured.
+    """
+    claim = measure(id, sentence, measured, bound)
+    if not claim.passed:
+        raise ClaimFailed(
+            f"{id}: measured {claim.measured:.6g}, but the bound is {claim.bound}. {sentence}"
+        )
+    if InteractiveShell.initialized():
+        display({"text/plain": str(claim)}, raw=True, metadata={"claim": asdict(claim)})
+    else:
+        print(claim)
+
+
+def measure(
+    id: str,
+    sentence: str,
+    measured: float | Iterable[float],
+    bound: float | tuple[float, float],
+) -> Claim:
+    """Return the claim, which has `passed` if what was measured is finite and meets `bound`.
+
+    Args:
+        id: `"chapter.number"` as in the ledger.
+        sentence: what is claimed, as one plain sentence.
+        measured: the number that was computed, or several that must all meet the bound. Of several
+            the nearest to the bound is the claim's number. (Python's `max` would not do: it passes
+            over a NaN unless that comes first.)
+        bound: an upper bound `b` (`measured <= b`) or an interval `(low, high)`, ends included;
+            an end may be infinite.
+
+    Raises:
         ValueError: the id or the bound is malformed, or nothing was measured.
     """
     if not re.fullmatch(r"\d+\.\d+", id):
@@ -61,15 +86,9 @@ def check(
         usable = False
     if not usable:
         raise ValueError(f"bound must be a number or an interval (low, high), got {bound!r}.")
-    measured = _nearest(measured, low, high)
-    text = _bound_text(low, high)
-    if not (math.isfinite(measured) and low <= measured <= high):
-        raise ClaimFailed(f"{id}: measured {measured:.6g}, but the bound is {text}. {sentence}")
-    claim = Claim(id, sentence, measured, text)
-    if InteractiveShell.initialized():
-        display({"text/plain": str(claim)}, raw=True, metadata={"claim": asdict(claim)})
-    else:
-        print(claim)
+    number = _nearest(measured, low, high)
+    passed = math.isfinite(number) and bool(low <= number <= high)
+    return Claim(id, sentence, number, _bound_text(low, high), passed)
 
 
 def _nearest(measured: float | Iterable[float], low: float, high: float) -> float:

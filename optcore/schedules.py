@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -19,21 +20,38 @@ from torch.optim.lr_scheduler import LambdaLR
 Schedule = Callable[[int], float]
 
 
-def _from_step_one(schedule: Schedule) -> Schedule:
-    """Refuse t < 1: a schedule handed to torch by mistake would be asked for epoch 0."""
+class _FromStepOne:
+    """A formula of t that is pickled and copied as the call that made it.
 
-    @functools.wraps(schedule)
-    def checked(t):
+    It refuses t < 1: a schedule handed to torch by mistake would be asked for epoch 0.
+    """
+
+    def __init__(self, formula: Schedule, call: Callable[[], Schedule]):
+        self.formula, self.call = formula, call
+
+    def __call__(self, t: int) -> float:
         if not t >= 1:
             raise ValueError(
                 f"t must be a step number from 1 on, got {t}; for torch use lambda_lr(optimizer, "
                 "schedule)."
             )
-        return schedule(t)
+        return self.formula(t)
 
-    return checked
+    def __reduce__(self):
+        return operator.call, (self.call,)
 
 
+def _schedule(make: Callable[..., Schedule]) -> Callable[..., Schedule]:
+    """Decorate a function that returns a formula. Its arguments must not change afterwards."""
+
+    @functools.wraps(make)
+    def made(*args, **kwargs):
+        return _FromStepOne(make(*args, **kwargs), functools.partial(made, *args, **kwargs))
+
+    return made
+
+
+@_schedule
 def constant(value: float = 1.0) -> Schedule:
     r"""The same value at every step.
 
@@ -41,9 +59,10 @@ def constant(value: float = 1.0) -> Schedule:
         ValueError: `value` is negative or not finite.
     """
     _nonnegative("value", value)
-    return _from_step_one(lambda t: value)
+    return lambda t: value
 
 
+@_schedule
 def power(exponent: float) -> Schedule:
     r"""A power law: $t^{-p}$; `power(0.5)` is the 1/√t of convex optimization.
 
@@ -57,9 +76,10 @@ def power(exponent: float) -> Schedule:
         ValueError: `exponent` is negative or not finite.
     """
     _nonnegative("exponent", exponent)
-    return _from_step_one(lambda t: t**-exponent)
+    return lambda t: t**-exponent
 
 
+@_schedule
 def inverse_time(mu: float, offset: float = 1.0) -> Schedule:
     r"""The schedule for μ-strongly convex objectives: $\eta_t = 2 / (\mu\,(t + t_0))$.
 
@@ -77,9 +97,10 @@ def inverse_time(mu: float, offset: float = 1.0) -> Schedule:
         raise ValueError(f"mu must be a finite number > 0, got {mu}.")
     if not -1 < offset < math.inf:
         raise ValueError(f"offset must be a finite number > -1, got {offset}.")
-    return _from_step_one(lambda t: 2 / (mu * (t + offset)))
+    return lambda t: 2 / (mu * (t + offset))
 
 
+@_schedule
 def linear(steps: int, *, start: float = 1.0, end: float = 0.0) -> Schedule:
     r"""A straight line: $s + (e - s)\min((t-1)/N, 1)$.
 
@@ -96,9 +117,10 @@ def linear(steps: int, *, start: float = 1.0, end: float = 0.0) -> Schedule:
     _whole("steps", steps, 1)
     _nonnegative("start", start)
     _nonnegative("end", end)
-    return _from_step_one(lambda t: start + (end - start) * min((t - 1) / steps, 1.0))
+    return lambda t: start + (end - start) * min((t - 1) / steps, 1.0)
 
 
+@_schedule
 def warm_up(steps: int) -> Schedule:
     r"""Rise to 1 in W equal steps: $\min(t/W, 1)$.
 
@@ -114,9 +136,10 @@ def warm_up(steps: int) -> Schedule:
         ValueError: `steps` is not an integer ≥ 0.
     """
     _whole("steps", steps, 0)
-    return _from_step_one(lambda t: t / steps if t < steps else 1.0)
+    return lambda t: t / steps if t < steps else 1.0
 
 
+@_schedule
 def cosine(steps: int, *, end: float = 0.0) -> Schedule:
     r"""Half a cosine, from 1 to e: $e + \tfrac12(1 - e)(1 + \cos(\pi\min((t-1)/N, 1)))$.
 
@@ -133,11 +156,10 @@ def cosine(steps: int, *, end: float = 0.0) -> Schedule:
     """
     _whole("steps", steps, 1)
     _share("end", end)
-    return _from_step_one(
-        lambda t: end + (1 - end) * (1 + math.cos(math.pi * min((t - 1) / steps, 1.0))) / 2
-    )
+    return lambda t: end + (1 - end) * (1 + math.cos(math.pi * min((t - 1) / steps, 1.0))) / 2
 
 
+@_schedule
 def step_decay(every: int, *, factor: float = 0.1) -> Schedule:
     r"""Multiply by γ after every N steps: $\gamma^{\lfloor (t-1)/N \rfloor}$; torch's `StepLR`.
 
@@ -150,9 +172,10 @@ def step_decay(every: int, *, factor: float = 0.1) -> Schedule:
     """
     _whole("every", every, 1)
     _share("factor", factor)
-    return _from_step_one(lambda t: factor ** ((t - 1) // every))
+    return lambda t: factor ** ((t - 1) // every)
 
 
+@_schedule
 def warm_up_stable_decay(steps: int, *, warm_up: int, decay: int, end: float = 0.0) -> Schedule:
     r"""Rise for W steps, stay at 1, fall along a line in the last D of T steps.
 
@@ -179,7 +202,7 @@ def warm_up_stable_decay(steps: int, *, warm_up: int, decay: int, end: float = 0
     if warm_up + decay > steps:
         raise ValueError(f"warm_up + decay must be at most steps = {steps}, got {warm_up + decay}.")
     fall = compose([constant(), linear(max(decay, 1), end=end)], milestones=[steps - decay])
-    return _from_step_one(lambda t: min(t / max(warm_up, 1), 1.0) * (fall(t) if decay else 1.0))
+    return lambda t: min(t / max(warm_up, 1), 1.0) * (fall(t) if decay else 1.0)
 
 
 def compose(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
@@ -205,14 +228,19 @@ def compose(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedul
         _whole("a milestone", milestone, 0)
     if any(a >= b for a, b in zip(milestones, milestones[1:], strict=False)):
         raise ValueError(f"milestones must rise, got {milestones}.")
+    return _one_after_another(schedules, milestones)
 
-    def composed(t):
+
+@_schedule
+def _one_after_another(schedules: list[Schedule], milestones: list[int]) -> Schedule:
+    def formula(t):
         k = bisect.bisect_left(milestones, t)
         return schedules[k](t - milestones[k - 1] if k else t)
 
-    return _from_step_one(composed)
+    return formula
 
 
+@_schedule
 def multiply(*factors: float | Schedule) -> Schedule:
     r"""Multiply schedules and numbers: `multiply(lr, warm_up(100), power(0.5))`.
 
@@ -220,7 +248,7 @@ def multiply(*factors: float | Schedule) -> Schedule:
         ValueError: a number is negative or not finite.
     """
     schedules = [factor if callable(factor) else constant(factor) for factor in factors]
-    return _from_step_one(lambda t: math.prod(schedule(t) for schedule in schedules))
+    return lambda t: math.prod(schedule(t) for schedule in schedules)
 
 
 def lambda_lr(optimizer: Optimizer, schedule: Schedule | Sequence[Schedule]) -> LambdaLR:
@@ -249,7 +277,11 @@ def lambda_lr(optimizer: Optimizer, schedule: Schedule | Sequence[Schedule]) -> 
         # A rate that is a tensor is one tensor for all groups, and schedulers write into it.
         if isinstance(group["lr"], Tensor):
             group["lr"] = group["lr"].clone()
-    return LambdaLR(optimizer, [lambda epoch, s=s: s(epoch + 1) for s in schedules])
+    return LambdaLR(optimizer, [functools.partial(_at_epoch, s) for s in schedules])
+
+
+def _at_epoch(schedule: Schedule, epoch: int) -> float:
+    return schedule(epoch + 1)
 
 
 def _nonnegative(name: str, value: float) -> None:

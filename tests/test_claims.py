@@ -1,6 +1,8 @@
 """Claims: the stable line, the number in the metadata, the failures."""
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from optcore.claims import ClaimFailed, check, loglog_slope
+from optcore.claims import ClaimFailed, check, loglog_slope, measure
 
 
 @pytest.fixture
@@ -34,6 +36,8 @@ def notebook():
         (7, (7, 7), "in [7, 7]"),
         (torch.tensor(0.25), 0.5, "≤ 0.5"),
         (np.float32(0.25), 0.5, "≤ 0.5"),
+        (0.25, np.float64(0.5), "≤ 0.5"),
+        (0.25, (torch.tensor(0.0), torch.tensor(0.5)), "in [0, 0.5]"),
     ],
 )
 def test_a_claim_that_holds(notebook, measured, bound, text):
@@ -47,8 +51,10 @@ def test_a_claim_that_holds(notebook, measured, bound, text):
             "sentence": "The forms agree.",
             "measured": float(measured),
             "bound": text,
+            "passed": True,
         }
     }
+    json.dumps(output.metadata)  # a notebook is JSON
 
 
 @pytest.mark.parametrize(
@@ -91,10 +97,11 @@ def test_not_finite_above_a_lower_bound(notebook, place, bad):
         check("3.2", "The forms agree.", measured, (2, math.inf))
 
 
+@pytest.mark.parametrize("function", [check, measure])
 @pytest.mark.parametrize("nothing", [[], (), np.array([]), torch.zeros(0)])
-def test_nothing_measured(nothing):
+def test_nothing_measured(nothing, function):
     with pytest.raises(ValueError, match="measured holds no number: nothing was measured"):
-        check("3.2", "A sentence.", nothing, 1.0)
+        function("3.2", "A sentence.", nothing, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +118,9 @@ def test_nothing_measured(nothing):
     ],
 )
 def test_a_claim_that_fails(notebook, measured, bound):
+    claim = measure("10.12", "The forms agree.", measured, bound)
+    assert claim.passed is False
+    assert str(claim) == f"✗ 10.12  The forms agree.  [{claim.bound}]"
     with capture_output() as captured, pytest.raises(ClaimFailed) as error:
         check("10.12", "The forms agree.", measured, bound)
     assert str(error.value).startswith(f"10.12: measured {measured:.6g}, but the bound is ")
@@ -119,17 +129,34 @@ def test_a_claim_that_fails(notebook, measured, bound):
     assert isinstance(error.value, AssertionError)
 
 
+def test_measured_without_a_word(notebook, capsys):
+    with capture_output() as captured:
+        claim = measure("3.2", "The forms agree.", [0.25, 0.125], (0, 0.5))
+    assert asdict(claim) == {
+        "id": "3.2",
+        "sentence": "The forms agree.",
+        "measured": 0.125,
+        "bound": "in [0, 0.5]",
+        "passed": True,
+    }
+    assert str(claim) == "✓ 3.2  The forms agree.  [in [0, 0.5]]"
+    assert not captured.outputs
+    assert not capsys.readouterr().out
+
+
 def test_in_a_script_the_line_is_printed(capsys):
     check("3.2", "The forms agree.", 0.25, 0.5)
     assert capsys.readouterr().out == "✓ 3.2  The forms agree.  [≤ 0.5]\n"
 
 
+@pytest.mark.parametrize("function", [check, measure])
 @pytest.mark.parametrize("id", ["3", "3.", "three", "3.2.1", "", "3.2 "])
-def test_bad_ids(id):
+def test_bad_ids(id, function):
     with pytest.raises(ValueError, match="id must look like '3.2', got"):
-        check(id, "A sentence.", 0.0, 1.0)
+        function(id, "A sentence.", 0.0, 1.0)
 
 
+@pytest.mark.parametrize("function", [check, measure])
 @pytest.mark.parametrize(
     "bound",
     [
@@ -145,11 +172,11 @@ def test_bad_ids(id):
         "1",
     ],
 )
-def test_bad_bounds(bound):
+def test_bad_bounds(bound, function):
     with pytest.raises(
         ValueError, match=r"bound must be a number or an interval \(low, high\), got"
     ):
-        check("3.2", "A sentence.", 0.5, bound)
+        function("3.2", "A sentence.", 0.5, bound)
 
 
 @pytest.mark.parametrize("exponent", [-2.0, -0.5, 0.0, 1.0])
@@ -173,11 +200,19 @@ def test_slope_wants_positive_numbers(bad):
 # Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
+    ("claims.py", "class Claim:"): [
+        ("'✓' if self.passed else '✗'", "'✓'"),
+    ],
     ("claims.py", "def check("): [
-        ("low <= measured <= high", "low < measured <= high"),
-        ("low <= measured <= high", "low <= measured < high"),
-        ("math.isfinite(measured) and ", ""),
-        ("Claim(id, sentence, measured, text)", "Claim(id, sentence, high, text)"),
+        ("if not claim.passed", "if False"),
+        ("raise ClaimFailed", "raise ValueError"),
+    ],
+    ("claims.py", "def measure("): [
+        ("low <= number <= high", "low < number <= high"),
+        ("low <= number <= high", "low <= number < high"),
+        ("math.isfinite(number) and ", ""),
+        ("bool(low <= number <= high)", "low <= number <= high"),
+        ("sentence, number, _bound", "sentence, high, _bound"),
         ("re.fullmatch", "re.match"),
         ("(-math.inf, bound)", "(0, bound)"),
     ],

@@ -1,7 +1,10 @@
 """The schedules: their values from t = 1 on, torch's schedulers as a second opinion, bad input."""
 
+import copy
+import inspect
 import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -224,25 +227,107 @@ def test_groups_that_share_a_tensor_as_rate_are_told_apart(module):
     assert rate.item() == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        constant(),
-        power(0.5),
-        inverse_time(1.0),
-        linear(3),
-        warm_up(3),
-        cosine(3),
-        step_decay(3),
-        warm_up_stable_decay(9, warm_up=3, decay=3),
-        compose([power(0.5)], []),
-        multiply(2.0),
-    ],
-)
+ONE_OF_EACH = [
+    constant(0.3),
+    power(0.5),
+    inverse_time(1.0, offset=3),
+    linear(3, start=0.5, end=0.1),
+    warm_up(3),
+    cosine(3, end=0.1),
+    step_decay(3, factor=0.5),
+    warm_up_stable_decay(9, warm_up=3, decay=3, end=0.1),
+    compose([power(0.5)], []),
+    compose([warm_up(2), multiply(0.5, cosine(3)), compose([power(1), constant(2)], [1])], [2, 5]),
+    multiply(2.0),
+    multiply(0.1, warm_up(3), step_decay(2)),
+]
+COPIES = {
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+}
+
+
+@pytest.mark.parametrize("schedule", ONE_OF_EACH)
 @pytest.mark.parametrize("t", [0, -1, math.nan])
 def test_steps_are_counted_from_one(schedule, t):
     with pytest.raises(ValueError, match="t must be a step number from 1 on, got .*lambda_lr"):
         schedule(t)
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("schedule", ONE_OF_EACH)
+def test_a_copy_is_the_same_schedule(schedule, copied):
+    again = copied(copied(schedule))
+    assert again is not schedule
+    assert [again(t) for t in range(1, 15)] == [schedule(t) for t in range(1, 15)]
+    with pytest.raises(ValueError, match="t must be a step number"):
+        again(0)
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_is_of_what_was_composed_not_of_the_callers_list(copied):
+    schedules, milestones = [constant(1), constant(2)], [1]
+    schedule = compose(schedules, milestones)
+    schedules[1], milestones[0] = constant(7), 3
+    assert [schedule(t) for t in (1, 2, 3)] == [1, 2, 2]
+    assert [copied(schedule)(t) for t in (1, 2, 3)] == [1, 2, 2]
+
+
+class Falling:
+    """A user's schedule that changes."""
+
+    start = 1.0
+
+    def __call__(self, t):
+        return self.start / t
+
+
+def test_a_deep_copy_shares_nothing_with_the_original():
+    mine = Falling()
+    schedule = multiply(2.0, mine)
+    shallow, deep = copy.copy(schedule), copy.deepcopy(schedule)
+    mine.start = 10.0
+    assert [s(2) for s in (schedule, shallow, deep)] == [10.0, 10.0, 1.0]
+
+
+def test_a_users_lambda_cannot_be_pickled_but_copied():
+    schedule = multiply(2.0, lambda t: 1 / t)
+    assert copy.deepcopy(schedule)(4) == 0.5
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(schedule)
+
+
+@pytest.mark.parametrize("copied", [COPIES["pickle"], COPIES["deepcopy"]])
+def test_a_copied_scheduler_goes_on_as_the_original(copied):
+    scheduler = lambda_lr(sgd((0.3, 2.0)), [compose([warm_up(3), cosine(7)], [3]), power(1)])
+    rates_of(scheduler, 2)
+    again = copied(scheduler)
+    assert again.optimizer is not scheduler.optimizer
+    assert rates_of(again, 10) == rates_of(scheduler, 10)
+    assert again.get_last_lr() == scheduler.get_last_lr()
+
+
+def test_a_schedulers_state_holds_no_code():
+    scheduler = lambda_lr(sgd((0.3, 2.0)), [cosine(7), multiply(2.0, lambda t: 1 / t)])
+    rates_of(scheduler, 2)
+    file = io.BytesIO()
+    torch.save(scheduler.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert pickle.loads(pickle.dumps(state)) == state
+    again = lambda_lr(sgd((0.3, 2.0)), [cosine(7), power(1)])
+    again.load_state_dict(state)
+    # The schedules are those that it was made with; the step comes from the state.
+    again.optimizer.step()
+    again.step()
+    assert again.get_last_lr() == pytest.approx([0.3 * cosine(7)(4), 2.0 / 4])
+
+
+def test_a_schedule_shows_its_arguments():
+    assert list(inspect.signature(cosine).parameters) == ["steps", "end"]
+    with pytest.raises(TypeError, match="cosine"):
+        cosine(3, 0.1)
 
 
 def test_torchs_own_adapter_would_ask_for_step_0():
@@ -332,9 +417,16 @@ def test_the_ends_that_are_excluded(make, text):
 # Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
-    ("schedules.py", "def _from_step_one("): [
+    ("schedules.py", "class _FromStepOne"): [
         ("if not t >= 1", "if t < 1"),
         ("if not t >= 1", "if not t >= 0"),
+        ("operator.call, (self.call,)", "self.call, ()"),
+        ("operator.call, (self.call,)", "type(self), (self.formula, self.call)"),
+    ],
+    ("schedules.py", "def _schedule("): [
+        ("functools.partial(made, *args, **kwargs)", "functools.partial(made, *args)"),
+        ("functools.partial(made, ", "functools.partial(make, "),
+        ("    @functools.wraps(make)\n", ""),
     ],
     ("schedules.py", "def constant("): [
         ("lambda t: value", "lambda t: value / t"),
@@ -374,6 +466,7 @@ MUTANTS = {
         ("max(warm_up, 1), 1.0)", "max(warm_up, 1), 2.0)"),
     ],
     ("schedules.py", "def compose("): [
+        ("list(schedules), list(milestones)", "schedules, milestones"),
         ("t - milestones[k - 1] if k", "t - milestones[0] if k"),
         ("bisect_left", "bisect_right"),
         ("t - milestones[k - 1] if k else t", "t"),
@@ -384,7 +477,8 @@ MUTANTS = {
     ],
     ("schedules.py", "def lambda_lr("): [
         ('group["lr"].clone()', 'group["lr"]'),
-        ("s(epoch + 1)", "s(epoch)"),
-        ("s(epoch + 1)", "schedules[0](epoch + 1)"),
+        ("schedule(epoch + 1)", "schedule(epoch)"),
+        ("functools.partial(_at_epoch, s)", "functools.partial(_at_epoch, schedules[0])"),
+        ("functools.partial(_at_epoch, s)", "lambda epoch, s=s: s(epoch + 1)"),
     ],
 }
