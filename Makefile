@@ -10,16 +10,17 @@ book test notebooks: export TQDM_DISABLE := 1
 # Torch's threads spin while they wait. On a busy machine that makes small steps twenty times slower.
 book test notebooks: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help book test bench lab notebooks clean
+.PHONY: help book test test-portable bench lab notebooks clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make book        build the site: _build/html/index.html"
-	@echo "make test        lint, then run the tests and every chapter"
-	@echo "make notebooks   execute book/text/*.md into book/*.ipynb"
-	@echo "make lab         open the chapters in JupyterLab"
-	@echo "make bench       run the benchmarks, one after the other"
-	@echo "make clean       remove the site and the environment"
+	@echo "make book            build the site: _build/html/index.html"
+	@echo "make test            lint, then run the tests and every chapter"
+	@echo "make test-portable   tests and chapters with other kernels, threads and orders of tests"
+	@echo "make notebooks       execute book/text/*.md into book/*.ipynb"
+	@echo "make lab             open the chapters in JupyterLab"
+	@echo "make bench           run the benchmarks, one after the other"
+	@echo "make clean           remove the site and the environment"
 
 book: $(SITE)
 
@@ -28,6 +29,10 @@ test: $(INSTALLED) $(SITE)
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/notebooks.py --check
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 book tests
+
+# Other kernels, threads and orders of tests than this machine would choose: tools/portable.py.
+test-portable: $(INSTALLED)
+	$(BIN)/python tools/portable.py $(CELLS)
 
 bench: $(INSTALLED)
 	status=0; for name in optimizers muon; do \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,10 @@ pooch.get_logger().setLevel("WARNING")  # its progress bar says enough
 
 class DataUnavailable(RuntimeError):
     """A data set is neither in the cache nor to be had from a mirror."""
+
+
+class DataDamaged(DataUnavailable):
+    """A file of a data set is in the cache, and is not the original or cannot be read."""
 
 
 class Data(NamedTuple):
@@ -64,11 +69,12 @@ def mnist() -> Data:
     The validation images are the last of the training set. The four original files are looked for
     in `$OPTCORE_DATA/mnist`, or in the platform's cache folder if the variable is not set; what is
     missing is downloaded there, from the first mirror that answers, and every file is verified by
-    its MD5.
+    its MD5. A file that is there is never changed or removed, whatever is in it.
     Source: LeCun, Bottou, Bengio and Haffner (1998), doi:10.1109/5.726791.
 
     Raises:
         DataUnavailable: a file is not in the cache and no mirror delivers it.
+        DataDamaged: a file is in the cache, and is not the original or cannot be read.
     """
     files = [_mnist_file(name) for name in MNIST_MD5]
     x, y, x_test, y_test = (_read_idx(file) for file in files)
@@ -93,7 +99,7 @@ def digits() -> Data:
 
 
 def mnist_or_digits() -> Data:
-    """`mnist()`, or `digits()` where MNIST cannot be had; then it says so."""
+    """`mnist()`, or `digits()` where MNIST cannot be had or is damaged; then it says so."""
     try:
         return mnist()
     except DataUnavailable as error:
@@ -123,10 +129,16 @@ def coarse(data: Data, side: int) -> Data:
 
 
 def mnist_available() -> bool:
-    """Whether `mnist()` finds its files in the cache or can download them."""
+    """Whether `mnist()` finds its files in the cache or can download them.
+
+    Raises:
+        DataDamaged: as `mnist()`; tests that skip without MNIST must not skip then.
+    """
     try:
         for name in MNIST_MD5:
             _mnist_file(name)
+    except DataDamaged:
+        raise
     except DataUnavailable:
         return False
     return True
@@ -134,31 +146,56 @@ def mnist_available() -> bool:
 
 def _mnist_file(name: str) -> Path:
     root = os.environ.get("OPTCORE_DATA")
-    folder = Path(root) if root else Path(pooch.os_cache("optcore"))
+    folder = (Path(root).expanduser() if root else Path(pooch.os_cache("optcore"))) / "mnist"
+    # A page must not print the path of the machine that built it.
+    shown = "$OPTCORE_DATA/mnist" if root else "the cache folder optcore/mnist"
+    there = f"MNIST's file {name} in {shown}"
+    missing = f"MNIST's file {name} is not in {shown}"
+    file, md5 = folder / name, MNIST_MD5[name]
+    # pooch would replace a file whose checksum is wrong, so it is asked for missing files only.
+    try:
+        found = pooch.file_hash(file, alg="md5")
+    except FileNotFoundError:
+        found = None
+    except OSError as error:  # a folder of that name, no permission
+        raise DataDamaged(
+            f"{there} cannot be read ({type(error).__name__}): put the original there, readable."
+        ) from error
+    if found == md5:
+        return file
+    if found:
+        raise DataDamaged(
+            f"{there} is damaged or is not the original .gz (its MD5 is {found}, not {md5}): "
+            "delete it and connect once, or put the original there."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DataUnavailable(
+            f"{missing}, where nothing can be written ({type(error).__name__}): set OPTCORE_DATA "
+            "to a folder of your own and connect once, or put the four original .gz files there."
+        ) from error
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=DOWNLOAD_TIMEOUT_S)
     reasons = []
     for mirror in MIRRORS:
         try:
-            file = pooch.retrieve(
+            pooch.retrieve(
                 mirror + name,
-                known_hash=f"md5:{MNIST_MD5[name]}",
+                known_hash=f"md5:{md5}",
                 fname=name,
-                path=folder / "mnist",
+                path=folder,
                 downloader=downloader,
             )
-            return Path(file)
+            return file
         # requests' errors are OSErrors; pooch raises ValueError on a wrong checksum.
         except (OSError, ValueError) as error:
-            reasons.append(f"{mirror}: {type(error).__name__}")
+            wrong = isinstance(error, ValueError)
+            reasons.append(f"{mirror}: {'wrong MD5' if wrong else type(error).__name__}")
     raise DataUnavailable(
-        f"MNIST's file {name} is not in {_shown(folder)}/mnist and could not be downloaded "
-        f"({'; '.join(reasons)}): connect once, or put the four original .gz files there."
+        f"{missing} and could not be downloaded ({'; '.join(reasons)}): connect once, or put the "
+        "four original .gz files there."
     )
-
-
-def _shown(folder: Path) -> str:
-    # A page must not print the path of the machine that built it.
-    return "$OPTCORE_DATA" if os.environ.get("OPTCORE_DATA") else f"the cache folder {folder.name}"
 
 
 def _read_idx(file: Path) -> np.ndarray:

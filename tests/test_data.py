@@ -2,6 +2,9 @@
 
 import gzip
 import hashlib
+import os
+import re
+import tempfile
 
 import numpy as np
 import pooch
@@ -133,21 +136,129 @@ def test_offline_without_a_cache(cache, offline, capsys):
     )
 
 
-def test_a_corrupted_file_is_not_used(cache, small_mnist, offline):
+NAME = "train-images-idx3-ubyte.gz"
+KINDS_OF_DAMAGE = {
+    "a flipped bit": lambda content: content[:50] + bytes([content[50] ^ 1]) + content[51:],
+    "truncated": lambda content: content[:-7],
+    "empty": lambda content: b"",
+    "decompressed under the same name": gzip.decompress,
+    "a captive portal's page": lambda content: b"<html>Please log in</html>",
+}
+
+
+def refuse(*args, **kwargs):
+    raise PermissionError("/tmp/a path of this machine")
+
+
+@pytest.fixture
+def filled(cache, small_mnist):
     for name, content in small_mnist.items():
         (cache / name).write_bytes(content)
-    (cache / "t10k-labels-idx1-ubyte.gz").write_bytes(small_mnist["train-labels-idx1-ubyte.gz"])
-    assert not data.mnist_available()
-    with pytest.raises(data.DataUnavailable, match="t10k-labels-idx1-ubyte.gz"):
+    return cache
+
+
+def sentence_about_damage(capsys):
+    """The sentence that all four ways to the data agree on."""
+    with pytest.raises(data.DataDamaged) as error:
         data.mnist()
+    with pytest.raises(data.DataDamaged, match=re.escape(str(error.value))):
+        data.mnist_available()
+    capsys.readouterr()
+    assert data.mnist_or_digits().name == "digits"
+    assert capsys.readouterr().out == (
+        f"{error.value} This page runs on scikit-learn's digits instead: its numbers differ.\n"
+    )
+    assert "/tmp" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+@pytest.mark.parametrize("kind", KINDS_OF_DAMAGE)
+def test_a_damaged_file_is_called_damaged_and_is_kept(
+    filled, small_mnist, monkeypatch, capsys, kind, connected
+):
+    serve(monkeypatch, small_mnist, broken=() if connected else data.MIRRORS)
+    damaged = KINDS_OF_DAMAGE[kind](small_mnist[NAME])
+    (filled / NAME).write_bytes(damaged)
+    assert sentence_about_damage(capsys) == (
+        f"MNIST's file {NAME} in $OPTCORE_DATA/mnist is damaged or is not the original .gz (its "
+        f"MD5 is {hashlib.md5(damaged).hexdigest()}, not {data.MNIST_MD5[NAME]}): delete it and "
+        "connect once, or put the original there."
+    )
+    assert (filled / NAME).read_bytes() == damaged
+    assert {file.name for file in filled.iterdir()} == set(data.MNIST_MD5)
+
+
+@pytest.mark.parametrize("name", data.MNIST_MD5)
+def test_any_of_the_four_files_can_be_the_damaged_one(filled, offline, capsys, name):
+    (filled / name).write_bytes(b"x")
+    assert sentence_about_damage(capsys).startswith(f"MNIST's file {name} in ")
+
+
+def test_a_folder_of_that_name(filled, offline, capsys):
+    (filled / NAME).unlink()
+    (filled / NAME).mkdir()
+    sentence = sentence_about_damage(capsys)
+    assert sentence.startswith(f"MNIST's file {NAME} in $OPTCORE_DATA/mnist cannot be read (")
+    assert sentence.endswith("Error): put the original there, readable.")
+    assert not offline
+    assert (filled / NAME).is_dir()
+
+
+def test_a_file_that_may_not_be_read(filled, offline, monkeypatch, capsys):
+    (filled / NAME).chmod(0)
+    if os.access(filled / NAME, os.R_OK):  # root may read everything
+        monkeypatch.setattr(pooch, "file_hash", refuse)
+    assert "cannot be read (PermissionError)" in sentence_about_damage(capsys)
+    assert not offline
+
+
+def test_a_cache_that_may_only_be_read_is_read(filled, offline, monkeypatch):
+    filled.chmod(0o555)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert len(data.mnist().y) == 3
+    assert not offline
+
+
+def test_nothing_can_be_downloaded_to_a_cache_that_may_only_be_read(cache, offline, monkeypatch):
+    cache.chmod(0o555)
+    if os.access(cache, os.W_OK):  # root may write everywhere
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(data.DataUnavailable) as error:
+        data.mnist()
+    assert_one_clear_sentence(error.value)
+    assert "where nothing can be written (PermissionError): set OPTCORE_DATA" in str(error.value)
+    assert not offline
+    assert not data.mnist_available()
+
+
+def test_the_folder_may_be_given_from_home(filled, offline, monkeypatch):
+    monkeypatch.setenv("HOME", str(filled.parent))
+    monkeypatch.setenv("USERPROFILE", str(filled.parent))
+    monkeypatch.setenv("OPTCORE_DATA", "~")
+    assert len(data.mnist().y) == 3
 
 
 def test_a_mirror_that_delivers_something_else(cache, monkeypatch):
     serve(monkeypatch, dict.fromkeys(data.MNIST_MD5, b"<html>Please log in</html>"))
     with pytest.raises(data.DataUnavailable) as error:
         data.mnist()
+    assert not isinstance(error.value, data.DataDamaged)
     assert_one_clear_sentence(error.value)
-    assert not any(cache.glob("*.gz"))
+    assert "cvdf-datasets/mnist/: wrong MD5" in str(error.value)
+    assert not any(cache.iterdir())
+
+
+def test_a_download_that_breaks_off_leaves_nothing(cache, monkeypatch):
+    def break_off(self, url, output_file, pooch, check_only=False):
+        with open(output_file, "wb") as file:
+            file.write(b"half a file")
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", break_off)
+    with pytest.raises(data.DataUnavailable, match="ConnectionResetError"):
+        data.mnist()
+    assert not any(cache.iterdir())
 
 
 def test_mnist_or_digits_takes_mnist_where_it_can(cache, small_mnist, monkeypatch, capsys):
@@ -223,9 +334,20 @@ MUTANTS = {
         ("default_rng(0)", "default_rng()"),
     ],
     ("data.py", "def _mnist_file("): [
-        ('known_hash=f"md5:{MNIST_MD5[name]}"', "known_hash=None"),
+        ('known_hash=f"md5:{md5}"', "known_hash=None"),
+        ("if found:", "if not found:"),
+        ("if found == md5:", "if found:"),
+        ("except FileNotFoundError:", "except OSError:"),
+        ("raise DataDamaged(", "raise DataUnavailable("),
+        ("is {found}, not {md5}", "is {md5}, not {found}"),
+        (".expanduser()", ""),
+        ("        tempfile.TemporaryFile(dir=folder).close()\n", ""),
+        ("{missing}, where nothing", "{missing} {folder}, where nothing"),
         ("in MIRRORS", "in MIRRORS[:1]"),
         ("(OSError, ValueError)", "OSError"),
+    ],
+    ("data.py", "def mnist_available("): [
+        ("    except DataDamaged:\n        raise\n", ""),
     ],
     ("data.py", "def device("): [
         (" and dtype != torch.float64", ""),

@@ -145,7 +145,8 @@ def test_rows_share_a_batch_or_draw_their_own(make, shared):
     w = problem.start.expand(2, 20, -1) + 1
     z = MiniBatch(problem, 1, shared=shared)(w)
     assert z.shape == w.shape
-    assert bool((z == z[0, 0]).all()) == shared
+    # To rounding: a product may take its last rows another way than the first.
+    assert torch.allclose(z, z[0, 0].expand_as(z), rtol=1e-12, atol=1e-14) == shared
     # One row alone, or rows that share, see the batches of a run without rows.
     if shared:
         torch.testing.assert_close(z[0, 0], MiniBatch(problem, 1)(w[0, 0]))

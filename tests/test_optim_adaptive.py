@@ -196,7 +196,8 @@ def test_pieces_are_the_whole(name, monkeypatch):
     way = {} if name in ("RMSprop", "Lion") else {"fused": False}
     whole = advance(ours(name, leaves(shapes), **way), range(1, 21))
     monkeypatch.setattr(optim.adaptive, "PIECE", 16)
-    assert_same(advance(ours(name, leaves(shapes), **way), range(1, 21)), whole, rtol=0, atol=0)
+    # A kernel may round the entries that fill no vector in another way than the others.
+    assert_same(advance(ours(name, leaves(shapes), **way), range(1, 21)), whole)
 
 
 def optax_path(transform, steps):
