@@ -6,15 +6,20 @@ import gzip
 import math
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pooch
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets the progress bar that pooch imports would complain.
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import pooch
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
