@@ -156,6 +156,7 @@ def test_the_page_shows_the_start_without_a_script(shown):
     drawn = np.array(re.findall(r"-?\d+", line), dtype=int).reshape(-1, 2)
     frame = data_of(page)["frames"][3 * 10 + 5]
     assert (drawn == np.concatenate(decode(frame[0]))).all()
+    assert re.findall(r'max="\d+" value="(\d+)"', page) == ["3", "5"]
     assert f">{frame[-1]}</p>" in page and ">η = 0.04, β = 0.5</p>" in page
     assert (
         ">Said &lt; otherwise.</p>"
