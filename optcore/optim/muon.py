@@ -289,15 +289,16 @@ class Muon(CheckedOptimizer):
                 _descend(p, _shaped(O, p.shape), group, factor)
 
     def _update_plainly(self, group, p, B, count, shape):
-        # Fake tensors and DTensors take no `out` and belong to no batch, of which "svd" has no use.
-        directions = _direction(group, p.grad.to(B.dtype), B).chunk(count)
-        steps, dtype = _coefficients(group), _iteration_dtype(group, p)
+        # DTensors and fake tensors take no `out` and belong to no batch, of which "svd" has no use.
         ends = []
-        for D in directions:
-            X = normalized(D.reshape(shape), group["eps"])
-            svd = group["method"] == "svd"
-            X = orthogonalize(X, "svd") if svd else iteration(X.to(dtype), steps)
-            ends.append(X.reshape(D.shape))
+        for part in _direction(group, p.grad.to(B.dtype), B).chunk(count):
+            D = part.reshape(shape)
+            if group["method"] == "svd":
+                O = orthogonalize(D, "svd")  # noqa: E741
+            else:
+                X = normalized(D, group["eps"]).to(_iteration_dtype(group, p))
+                O = iteration(X, _coefficients(group))  # noqa: E741
+            ends.append(O.reshape(part.shape))
         factor = scale(shape, group["adjust_lr_fn"] or "original")
         _descend(p, torch.cat(ends).to(p.dtype), group, factor)
 
@@ -358,9 +359,7 @@ def _descend(p: Tensor, O: Tensor, group: dict, factor: float) -> None:  # noqa:
 def _matrices(p: Tensor, blocks: int | str | None) -> tuple[int, int, int]:
     # How many matrices a parameter is, and their shape.
     if is_lazy(p):
-        raise ValueError(
-            "a parameter of a lazy layer has no shape yet: run one forward pass before Muon is made"
-        )
+        raise ValueError("a parameter of a lazy layer has no shape yet: run one forward pass first")
     if p.ndim < 2:
         raise ValueError(
             f"Muon only supports 2D parameters whereas we found a parameter with size: {p.size()} "
@@ -368,9 +367,9 @@ def _matrices(p: Tensor, blocks: int | str | None) -> tuple[int, int, int]:
         )
     if blocks is None and p.ndim > 2 and p.numel():
         raise ValueError(
-            f"a parameter of shape {tuple(p.shape)} may be a kernel or a stack of matrices: give its "
-            'group blocks=1 for a kernel (or its number of groups), blocks="each" for a stack of '
-            "matrices, or use Muon.for_model, which asks the modules"
+            f"a parameter of shape {tuple(p.shape)} may be a kernel or a stack of matrices: give "
+            'its group blocks=1 for a kernel (or its number of groups), blocks="each" for a stack, '
+            "or use Muon.for_model, which asks the modules"
         )
     if blocks == "each":
         return p.shape[0], p.shape[1], math.prod(p.shape[2:])
