@@ -563,11 +563,8 @@ class Stacks(nn.Module):
 
 def test_routing_of_stacks():
     parametrized = Stacks()
-    for module, name in (
-        (parametrized.attention, "in_proj_weight"),
-        (parametrized.rnn, "bias_ih_l0"),
-    ):
-        nn.utils.parametrizations.weight_norm(module, name)
+    nn.utils.parametrizations.weight_norm(parametrized.attention, "in_proj_weight")
+    nn.utils.parametrizations.weight_norm(parametrized.rnn, "weight_hh_l0", dim=None)
     original = "attention.parametrizations.in_proj_weight.original1"
     for model, projection in (
         (Stacks(), "attention.in_proj_weight"),
@@ -916,35 +913,76 @@ def test_sharded_parameters(tmp_path):
 MUTANTS = {
     ("optim/muon.py", "def for_model("): [
         ("if p.requires_grad:", "if True:"),
-        ("and id(p) not in kept", ""),
-        ("p.ndim > 2 and id(p) in kernels", "p.ndim > 2"),
+        ("id(p) not in kept and", ""),
+        ("id(p) in stacked)", "p.ndim > 2)"),
+        ("{1: []}", "{}"),
+        ("min(_matrices(p, k)[1:])", "min(_matrices(p, 1)[1:])"),
+        ("| {id(own[name]): k for", "| {id(own[name]): 1 for"),
+        ("            if is_lazy(p):", "            if False:"),
+        ("if unknown:", "if False:"),
+        ('"blocks": k}', '"blocks": 1}'),
+    ],
+    ("optim/muon.py", "def __setstate__("): [
+        ('loaded.setdefault("blocks", group.get("blocks"))', "pass"),
+        ('loaded.setdefault("blocks", group.get("blocks"))', 'loaded["blocks"] = group["blocks"]'),
+    ],
+    ("optim/muon.py", "def _check_group("): [
+        ("blocks > 0", "True"),
+        ("isinstance(blocks, int)", "isinstance(blocks, (int, float))"),
+        ("            _matrices(p, blocks)\n", ""),
+    ],
+    ("optim/muon.py", "def _matrices("): [
+        ("if is_lazy(p)", "if False"),
+        ("blocks is None and p.ndim > 2", "False"),
+        (" and p.numel()", ""),
+        ("math.prod(p.shape[2:])", "p.shape[2]"),
+        ("if p.shape[0] % blocks", "if False"),
+        ("p.shape[0] // blocks, math", "p.shape[0], math"),
+    ],
+    ("optim/muon.py", "def _blocks_of("): [
+        ("if p.ndim < 2:", "if False:"),
+        ("module.groups", "1"),
+        ("= 3", "= 1"),
+        ('"in_proj_weight" in name', 'name == "in_proj_weight"'),
+        ("nn.RNNBase, ", ""),
+        (", nn.RNNCellBase", ""),
+        ("max(1, p.shape[0] // module.hidden_size)", "p.shape[0] // module.hidden_size"),
+        ("p.shape[0] // module.hidden_size", "3"),
     ],
     ("optim/muon.py", "def add_param_group("): [
         ("{**ADAMW, **param_group}", "{**param_group, **ADAMW}"),
     ],
-    ("optim/muon.py", "def _update_alike("): [
-        ("_iteration_dtype(group, first)", "torch.bfloat16"),
-        ('if not group["eps"] or dtype is torch.float16', "if False"),
-        ('if not group["eps"] or dtype is torch.float16', 'if not group["eps"]'),
-        ("clamp_(min=group", "add_(group"),
-        ("scale(shape,", "scale(first.shape[-2:],"),
-        ("params[start : start + size]", "params[start : start + 1]"),
-        ("_orthogonalized(group, X, room)", "_orthogonalized(group, X.flip(0), room)"),
+    ("optim/muon.py", "def _update("): [
+        ("if p.numel() == 0:", "if False:"),
+        ("dtype=_iteration_dtype(group, p)", "dtype=torch.bfloat16"),
+        ("scale(shape,", "scale(p.shape[-2:],"),
+        ("scale(shape,", "scale((p.shape[0], p[0].numel()),"),
+        ("(*shape, p.dtype, p.device)", "(*shape, p.device)"),
+        ('["method"] != "svd"', '["method"] != "qr"'),
+    ],
+    ("optim/newton_schulz.py", "def newton_schulz("): [
+        ("if not eps or dtype is torch.float16", "if False"),
+        ("if not eps or dtype is torch.float16", "if not eps"),
+        ("clamp_(min=eps", "add_(eps"),
+        ("items[start : start + size]", "items[start : start + 1]"),
+        ("gram_iteration(X, steps, room)", "gram_iteration(X.flip(0), steps, room)"),
         ("norm(D, dim=(1, 2), keepdim=True)", "norm(D, dim=2, keepdim=True).amax(1, True)"),
         ("torch._foreach_norm(X.copy_(D).unbind())", "torch._foreach_norm(X.copy_(D).unbind(), 1)"),
         ("torch._foreach_norm(X.copy_(D).unbind())", "torch._foreach_norm(D.unbind())"),
-        ("size * entries, state_dtype(first)", "size * entries, dtype"),
-        ("entries + room_of(shape)", "room_of(shape)"),
+        ("size * entries, like.dtype", "size * entries, dtype"),
+        ("entries + _room_of(shape)", "_room_of(shape)"),
         ("narrow[used:]", "narrow"),
     ],
+    ("optim/muon.py", "def _buffer("): [
+        ("dtype=state_dtype(p), ", ""),
+    ],
     ("optim/muon.py", "def _direction("): [
-        (".lerp_(z, 1 - mu)", ".mul_(mu).add_(z)"),
+        ("B.lerp_(z, 1 - mu)", "B.mul_(mu).add_(z)"),
         ("torch.lerp(z, B, mu, out=room)", "torch.lerp(B, z, mu, out=room)"),
         ("torch.lerp(z, B, mu, out=room)", "room.copy_(z)"),
         ("room.copy_(B)", "B"),
-        ("torch.zeros_like(z, memory_format=torch.preserve_format)", "z"),
     ],
-    ("optim/muon.py", "def gram_iteration("): [
+    ("optim/newton_schulz.py", "def gram_iteration("): [
         (
             "_symmetric(product, last, _symmetric(product, R, last, out=S), out=R)",
             "R.copy_(R @ last)",
@@ -965,17 +1003,17 @@ MUTANTS = {
         ("X, Y, Z = Y, Z, Y", "X = Y"),
         ("X if X.ndim == 3 else X[None]", "X"),
     ],
-    ("optim/muon.py", "def _taken("): [
+    ("optim/newton_schulz.py", "def _taken("): [
         ("or len(memory[key]) < entries", ""),
         ("key = (use, dtype, device)", "key = (use, device)"),
     ],
     ("optim/muon.py", "def _shaped("): [
         ("x if x.shape == shape else x.reshape(shape)", "x"),
     ],
-    ("optim/muon.py", "def room_of("): [
+    ("optim/newton_schulz.py", "def _room_of("): [
         ("2 * m * n + 4 * m * m", "2 * m * n"),
     ],
-    ("optim/muon.py", "def _symmetric("): [
+    ("optim/newton_schulz.py", "def _symmetric("): [
         ("m < 2 * PANEL", "True"),
         ("product(*added, A, B, out=out)", "product(A, B, out=out)"),
         ("slice(start + PANEL)", "slice(start, start + PANEL)"),
@@ -984,12 +1022,13 @@ MUTANTS = {
         ("= out[..., rows, :start].mT", "= out[..., rows, :start].mT.flip(-1)"),
         ("        out[..., :start, rows] = out[..., rows, :start].mT\n", ""),
     ],
-    ("optim/muon.py", "def _update_sharded("): [
-        ('max(group["eps"], torch.finfo(X.dtype).tiny)', "1"),
-        ('max(group["eps"], torch.finfo(X.dtype).tiny)', 'group["eps"]'),
-        ("_descend(p, O.reshape(p.shape).to(p.dtype), group, factor", "_descend(p, O, group, 1"),
+    ("optim/muon.py", "def _update_plainly("): [
+        (".chunk(count)", ".chunk(1)"),
+        ('normalized(D, group["eps"])', 'D / D.norm().clamp(min=group["eps"])'),
+        ('if group["method"] == "svd"', "if False"),
+        ("scale(shape,", "scale(p.shape[:2],"),
     ],
-    ("optim/muon.py", "GROWTH = {"): [
+    ("optim/newton_schulz.py", "GROWTH = {"): [
         ("torch.bfloat16: 12", "torch.bfloat16: 50"),
         ("torch.float16: 12", "torch.float16: 50"),
     ],
@@ -1003,7 +1042,8 @@ MUTANTS = {
     ],
     ("optim/muon.py", "def _not_for_muon("): [
         ("[-1:]", "[:1]"),
-        ("for name in names]", "for name in names[-1:]]"),
+        ("for name in names if name in modules", "for name in names[-1:] if name in modules"),
+        ("{id(p) for p in alone}", "set()"),
         ("nn.Embedding, ", ""),
     ],
 }

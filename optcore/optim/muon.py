@@ -387,6 +387,8 @@ def _blocks_of(model: nn.Module) -> dict[int, int]:
     found = {}
     for module in model.modules():
         for name, p in module.named_parameters():
+            if p.ndim < 2:
+                continue
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and p.ndim > 2:
                 found[id(p)] = module.groups
             elif isinstance(module, nn.MultiheadAttention) and "in_proj_weight" in name:

@@ -8,7 +8,9 @@ one matrix it computes with
 - symmetric products on a CPU by panels, half of which are copies;
 - memory that all batches of an optimizer's step share.
 
-The gain: GAIN
+The gain, in `benchmarks/muon.py` on an Intel CPU: a step takes 0.54, 0.55 and 0.74 of the time of
+`torch.optim.Muon` for transformers with d = 128, 256 and 768; in torch's order of products, with
+`gram=False`, it takes about as long as torch's.
 """
 
 from __future__ import annotations
