@@ -23,7 +23,7 @@ import optcore.optim
 from optcore.rules.muon import orthogonalize, polar_express_coefficients
 
 MODELS = {(4, 128): 31, (6, 256): 15, (12, 768): 5}  # (layers, d): repetitions
-LIMITS = {"cpu": {(4, 128): 0.5, (6, 256): 0.7, (12, 768): 0.8}}
+LIMITS = {"cpu": {(4, 128): 0.55, (6, 256): 0.75, (12, 768): 0.8}}
 LIMIT_ON_A_GPU = 0.5
 STEPS = 5
 RESULTS = Path(__file__).parent / "results"

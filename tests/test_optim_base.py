@@ -41,6 +41,11 @@ EVERY = {
     "FromRule": from_rule,
     "Muon": partial(optim.Muon, ns_dtype=None),
 }
+STACKS = {
+    "Muon, blocks": partial(optim.Muon, ns_dtype=None, blocks=3),
+    "Muon, svd of blocks": partial(optim.Muon, method="svd", blocks=3),
+    "Muon, each": partial(optim.Muon, ns_dtype=None, blocks="each"),
+}
 COMPLEX = {name: make for name, make in EVERY.items() if name not in ("FromRule", "Muon")}
 every = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 
@@ -57,7 +62,7 @@ def check_on_two_ranks(rank, store):
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2
     )
     mesh = init_device_mesh("cpu", (2,))
-    for name, make in EVERY.items():
+    for name, make in {**EVERY, **STACKS}.items():
         for rows in (3, 129):  # of 260: once below the size of a piece, once above it and uneven
             (whole,) = leaves([(rows, 260)])
             parts = sharded(whole.detach(), mesh).requires_grad_()

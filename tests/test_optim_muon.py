@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.flop_counter import FlopCounterMode
 
 from optcore import optim
-from optcore.optim.muon import gram_iteration, iteration
+from optcore.optim.newton_schulz import gram_iteration, iteration
 from optcore.rules.muon import QUINTIC, coefficients_of, muon, normalized, orthogonalize
 
 # Two alike, tall, wide, not square enough for the Gram form, a row, a column.
@@ -160,7 +160,7 @@ def test_200_steps_in_float64_are_the_rules(method, adjust, nesterov, decay, gra
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7])
 @panels
 def test_both_forms_are_one_polynomial(monkeypatch, shape, steps, panel):
-    monkeypatch.setattr(optim.muon, "PANEL", panel)
+    monkeypatch.setattr(optim.newton_schulz, "PANEL", panel)
     X = torch.randn(3, *shape, dtype=FLOAT64, generator=torch.Generator().manual_seed(0))
     X = normalized(X)
     triples = coefficients_of("newton_schulz", None, steps)
@@ -182,7 +182,7 @@ def test_both_forms_are_one_polynomial(monkeypatch, shape, steps, panel):
 @pytest.mark.parametrize("panel", [256, 2])
 def test_rounding_does_not_make_the_gram_form_explode(monkeypatch, method, dtype, panel):
     """Small matrices with a few large singular values and many small ones are the worst."""
-    monkeypatch.setattr(optim.muon, "PANEL", panel)
+    monkeypatch.setattr(optim.newton_schulz, "PANEL", panel)
     generator = torch.Generator().manual_seed(0)
     triples = coefficients_of(method, None, 5)
     for m, n in ((2, 4), (4, 8), (8, 32), (32, 64)):
@@ -220,7 +220,7 @@ def test_the_gram_form_of_one_active_row():
 @both_forms
 def test_small_batches_change_nothing(monkeypatch, gram):
     whole = advance(in_float64(leaves(SHAPES), gram=gram), range(3))
-    monkeypatch.setitem(optim.muon.BATCH, "cpu", 1)
+    monkeypatch.setitem(optim.newton_schulz.BATCH, "cpu", 1)
     assert_same(advance(in_float64(leaves(SHAPES), gram=gram), range(3)), whole)
 
 
@@ -237,13 +237,120 @@ def test_parameters_of_several_types_share_no_memory(gram):
 
 
 @both_forms
-def test_a_matrix_without_rows_stays_as_it_is(gram):
-    params = leaves(((0, 3), (4, 3)))
-    advance(in_float64(params, gram=gram), range(2))
-    alone = leaves(((0, 3), (4, 3)))[1:]
-    advance(in_float64(alone, gram=gram), range(2), lambda p, t, i: gradient_like(p, t, i + 1))
-    assert params[0].shape == (0, 3)
-    assert_same(params[1:], alone)
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("method", ["newton_schulz", "polar_express", "svd"])
+def test_parameters_without_entries_are_left_alone(method, dtype, gram):
+    empty = ((0, 3), (5, 0), (0, 0), (3, 0, 2, 2))
+    params = [*leaves(empty, dtype), *leaves(SHAPES, dtype)]
+    alone = leaves(SHAPES, dtype)
+    optimizer = optim.Muon(params, method=method, gram=gram)
+    advance(optimizer, range(2), lambda p, t, i: gradient_like(p, t, i - len(empty)))
+    advance(optim.Muon(alone, method=method, gram=gram), range(2))
+    assert [p.shape for p in params[: len(empty)]] == list(empty)
+    assert_same(params[len(empty) :], alone, rtol=0, atol=0)
+    assert len(optimizer.state) == len(SHAPES)
+    assert "0×3  " in optimizer.routing()
+
+
+# --- parameters that are several matrices
+
+
+BLOCKS = [  # shape, blocks, the shape of a block
+    ((24, 8), 3, (8, 8)),
+    ((12, 6), 2, (6, 6)),
+    ((12, 4, 3, 3), 4, (3, 36)),
+    ((5, 4, 6), "each", (4, 6)),
+    ((5, 4, 2, 3), "each", (4, 6)),
+    ((5, 4), "each", (4, 1)),
+    ((8, 2, 3), 1, (8, 6)),
+]
+over_blocks = pytest.mark.parametrize(("shape", "blocks", "block"), BLOCKS, ids=str)
+
+
+def check_blocks(shape, blocks, block, wrap=lambda x: x, steps=3, **options):
+    """The stack steps as its blocks do, beside another parameter of their shape."""
+    (stack, beside), (beside_too,) = leaves((shape, block)), leaves((block,))
+    parts = [x.clone().requires_grad_() for x in stack.detach().reshape(-1, *block)]
+    stack = wrap(stack.detach()).requires_grad_()
+    together = in_float64([{"params": [stack], "blocks": blocks}, {"params": [beside]}], **options)
+    apart = in_float64([*parts, beside_too], **options)
+    for t in range(steps):
+        z = torch.randn(shape, dtype=FLOAT64, generator=torch.Generator().manual_seed(t))
+        stack.grad = wrap(z.clone())
+        for part, z_part in zip(parts, z.reshape(-1, *block), strict=True):
+            part.grad = z_part.clone()
+        for p in (beside, beside_too):
+            p.grad = gradient_like(p, t)
+        together.step()
+        apart.step()
+    return stack.detach(), torch.stack([p.detach() for p in parts]).reshape(shape)
+
+
+@over_blocks
+@pytest.mark.parametrize("method", ["newton_schulz", "svd"])
+@pytest.mark.parametrize("adjust", ["match_rms_adamw", "rms_to_rms"])
+def test_a_stack_steps_as_its_blocks(shape, blocks, block, method, adjust):
+    options = {"lr": 0.02, "method": method, "adjust_lr_fn": adjust}
+    assert_same(*check_blocks(shape, blocks, block, **options))
+
+
+@over_blocks
+def test_a_stack_of_a_subclass_steps_as_its_blocks(shape, blocks, block):
+    ours, apart = check_blocks(
+        shape, blocks, block, lambda x: x.as_subclass(Subclass), lr=0.02, gram=False
+    )
+    assert_same(ours.as_subclass(torch.Tensor), apart)
+
+
+def test_short_types_of_stacks_step_as_their_blocks():
+    for dtype in (torch.bfloat16, torch.float16):
+        (stack,) = leaves(((24, 8),), dtype)
+        parts = [x.clone().requires_grad_() for x in stack.detach().chunk(3)]
+        stack.grad = gradient_like(stack, 0)
+        for part, z in zip(parts, stack.grad.chunk(3), strict=True):
+            part.grad = z.clone()
+        optim.Muon([stack], lr=0.02, blocks=3).step()
+        optim.Muon(parts, lr=0.02).step()
+        assert torch.equal(stack.detach(), torch.cat([p.detach() for p in parts]))
+
+
+def test_blocks_are_kept_in_files_and_torchs_files_leave_them_be():
+    def fresh(lr=0.02):
+        return in_float64([{"params": leaves(((24, 8),)), "blocks": 3}], lr=lr)
+
+    first = fresh()
+    advance(first, range(3))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    kept = torch.load(file, weights_only=True)
+    again = in_float64(leaves(((24, 8),)))
+    again.load_state_dict(kept)
+    assert again.param_groups[0]["blocks"] == 3
+    assert copy.deepcopy(first).param_groups[0]["blocks"] == 3
+    theirs = torch.optim.Muon(leaves(((24, 8),)), lr=0.02)
+    advance(theirs, range(3))
+    ours = fresh(lr=0.7)
+    ours.load_state_dict(theirs.state_dict())
+    assert (ours.param_groups[0]["blocks"], ours.param_groups[0]["lr"]) == (3, 0.02)
+
+
+@pytest.mark.parametrize("blocks", [0, -3, 1.5, "all", (3,)], ids=str)
+def test_blocks_out_of_range_are_refused(blocks):
+    with pytest.raises(ValueError, match="blocks must be a positive integer, 'each' or None"):
+        optim.Muon(leaves(((6, 3),)), blocks=blocks)
+
+
+def test_a_stack_that_does_not_say_so_is_refused():
+    with pytest.raises(ValueError, match=r"5 does not divide \(24, 8\)"):
+        optim.Muon(leaves(((24, 8),)), blocks=5)
+    with pytest.raises(ValueError, match=r"\(4, 8, 8\) may be a kernel or a stack .*blocks=1"):
+        optim.Muon(leaves(((8, 8), (4, 8, 8))))
+    # Also where an old file takes the option away.
+    optimizer = optim.Muon(leaves(((4, 8, 8),)), blocks="each")
+    optimizer.param_groups[0]["blocks"] = None
+    with pytest.raises(ValueError, match="may be a kernel or a stack"):
+        advance(optimizer, range(1))
 
 
 @pytest.mark.parametrize("adjust", ["original", "match_rms_adamw", "rms_to_rms"])
@@ -259,7 +366,7 @@ def test_a_kernel_is_a_matrix(adjust, memory_format):
         return z.to(memory_format=memory_format) if p.ndim == 4 else z
 
     options = {"lr": 0.02, "adjust_lr_fn": adjust}
-    kernels = advance(in_float64([kernel], **options), range(5), gradient)
+    kernels = advance(in_float64([kernel], blocks=1, **options), range(5), gradient)
     matrices = advance(in_float64([flat], **options), range(5), gradient)
     assert_same([k.reshape(24, 18) for k in kernels], matrices)
 
@@ -407,7 +514,10 @@ def test_a_deep_copy_goes_on_alike():
 
 
 def names(optimizer):
-    return {g["algorithm"]: set(g["param_names"]) for g in optimizer.param_groups}
+    found = {}
+    for group in optimizer.param_groups:
+        found.setdefault(group["algorithm"], set()).update(group["param_names"])
+    return found
 
 
 def test_routing_of_a_cnn():
@@ -450,10 +560,109 @@ def test_heads_by_name_and_frozen_parameters():
     first_too = names(optim.Muon.for_model(small_cnn(), head=("0", "4")))
     assert first_too["muon"] == {"3.weight"}
     assert {"0.weight", "4.weight"} <= first_too["adamw"]
-    with pytest.raises(ValueError, match="head names no module of the model: tail"):
+    with pytest.raises(ValueError, match="head names no module or parameter of the model: tail"):
         optim.Muon.for_model(model, head=("4", "tail"))
     with pytest.raises(ValueError, match="no hidden matrix"):
         optim.Muon.for_model(nn.Linear(3, 4))
+
+
+class Stacks(nn.Module):
+    """Every module of torch's that keeps several matrices in one parameter, and some of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.other = nn.MultiheadAttention(8, 2, kdim=4)  # in three parameters
+        self.gru = nn.GRU(4, 6, 2, bidirectional=True)
+        self.lstm = nn.LSTM(6, 8, proj_size=3)
+        self.rnn = nn.RNN(3, 5)
+        self.cells = nn.ModuleList([nn.GRUCell(4, 6), nn.LSTMCell(4, 6), nn.RNNCell(4, 6)])
+        self.kernels = nn.ModuleList(
+            [nn.Conv1d(4, 6, 2, groups=2), nn.Conv2d(4, 8, 3, groups=2), nn.Conv3d(4, 4, 2)]
+        )
+        self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
+        self.qkv = nn.Linear(6, 18, bias=False)
+        self.experts = nn.Parameter(torch.randn(3, 4, 5))
+        self.position = nn.Parameter(torch.randn(5, 6))
+        self.head = nn.Linear(3, 2)
+
+
+def test_routing_of_stacks():
+    parametrized = Stacks()
+    nn.utils.parametrizations.weight_norm(parametrized.attention, "in_proj_weight")
+    nn.utils.parametrizations.weight_norm(parametrized.rnn, "weight_hh_l0", dim=None)
+    original = "attention.parametrizations.in_proj_weight.original1"
+    for model, projection in (
+        (Stacks(), "attention.in_proj_weight"),
+        (parametrized, original),
+        (nn.parallel.DataParallel(Stacks()), "module.attention.in_proj_weight"),
+    ):
+        optimizer = optim.Muon.for_model(
+            model, head=("head", "position"), blocks={"qkv.weight": 3, "experts": "each"}
+        )
+        assert optimizer.param_groups[0]["blocks"] == 1
+        found = {
+            line.split()[-1]: line.split("=")[1].split("  ")[0].strip()
+            for line in optimizer.routing().splitlines()
+            if " of " in line
+        }
+        prefix = "module." if projection.startswith("module") else ""
+        gates = {
+            **{f"gru.weight_ih_l0{end}": "3 of 6×4" for end in ("", "_reverse")},
+            **{f"gru.weight_ih_l1{end}": "3 of 6×12" for end in ("", "_reverse")},
+            **{f"gru.weight_hh_l{k}{end}": "3 of 6×6" for k in "01" for end in ("", "_reverse")},
+            "lstm.weight_ih_l0": "4 of 8×6",
+            "lstm.weight_hh_l0": "4 of 8×3",
+            "cells.0.weight_ih": "3 of 6×4",
+            "cells.0.weight_hh": "3 of 6×6",
+            "cells.1.weight_ih": "4 of 6×4",
+            "cells.1.weight_hh": "4 of 6×6",
+            "kernels.0.weight": "2 of 3×4",
+            "kernels.1.weight": "2 of 4×18",
+            "qkv.weight": "3 of 6×6",
+            "experts": "3 of 4×5",
+        }
+        assert found == {projection: "3 of 8×8", **{prefix + n: x for n, x in gates.items()}}
+        kept = {prefix + name for name in ("depthwise.weight", "position", "head.weight")}
+        assert kept <= names(optimizer)["adamw"]
+    assert "muon   5×6                    position" in optim.Muon.for_model(Stacks()).routing()
+
+
+def test_a_fused_projection_steps_as_three_matrices():
+    torch.manual_seed(0)
+    fused = nn.MultiheadAttention(16, 2).double()
+    parts = [w.detach().clone().requires_grad_() for w in fused.in_proj_weight.chunk(3)]
+    z = torch.randn(48, 16, dtype=FLOAT64)
+    fused.in_proj_weight.grad = z
+    for part, z_part in zip(parts, z.chunk(3), strict=True):
+        part.grad = z_part
+    optim.Muon.for_model(fused, head=(), lr=0.02, ns_dtype=None).step()
+    in_float64(parts, lr=0.02).step()
+    assert_same(fused.in_proj_weight.detach(), torch.cat([p.detach() for p in parts]))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LazyLinear(4), nn.LazyConv2d(4, 3), nn.LazyBatchNorm1d()], ids=repr
+)
+def test_lazy_layers_are_refused_until_they_have_run(layer):
+    model = nn.Sequential(layer, nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"0\.weight is lazy.*run one forward pass first"):
+        optim.Muon.for_model(model)
+
+
+def test_a_lazy_layer_that_has_run_is_routed():
+    model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="run one forward pass first"):
+        optim.Muon([model[0].weight])
+    model(torch.zeros(1, 3))
+    assert names(optim.Muon.for_model(model))["muon"] == {"0.weight"}
+
+
+def test_blocks_by_name():
+    with pytest.raises(ValueError, match="blocks names no parameter of the model: tail"):
+        optim.Muon.for_model(small_cnn(), blocks={"tail": 3})
+    with pytest.raises(ValueError, match=r"3 does not divide \(8, 144\)"):
+        optim.Muon.for_model(small_cnn(), blocks={"3.weight": 3})
 
 
 def test_wrappers_and_parametrizations():
@@ -469,7 +678,7 @@ def test_wrappers_and_parametrizations():
 
 
 def test_routing_without_names():
-    optimizer = optim.Muon(leaves(((4, 2), (3, 2, 2))))
+    optimizer = optim.Muon(leaves(((4, 2), (3, 2, 2))), blocks=1)
     assert optimizer.routing().splitlines() == [
         "muon   4×2                    params[0]",
         "muon   3×2×2 = 3×4            params[1]",
@@ -620,7 +829,7 @@ def test_a_closure_is_called_with_gradients():
 
 @panels
 def test_compiled_with_a_schedule_it_compiles_once(monkeypatch, panel):
-    monkeypatch.setattr(optim.muon, "PANEL", panel)
+    monkeypatch.setattr(optim.newton_schulz, "PANEL", panel)
     torch._dynamo.reset()
     params = leaves(((5, 5), (8, 4)), torch.float32)
     rate = torch.tensor(0.1)
@@ -730,35 +939,76 @@ def test_sharded_parameters(tmp_path):
 MUTANTS = {
     ("optim/muon.py", "def for_model("): [
         ("if p.requires_grad:", "if True:"),
-        ("and id(p) not in kept", ""),
-        ("p.ndim > 2 and id(p) in kernels", "p.ndim > 2"),
+        ("id(p) not in kept and", ""),
+        ("id(p) in stacked)", "p.ndim > 2)"),
+        ("{1: []}", "{}"),
+        ("min(_matrices(p, k)[1:])", "min(_matrices(p, 1)[1:])"),
+        ("| {id(own[name]): k for", "| {id(own[name]): 1 for"),
+        ("            if is_lazy(p):", "            if False:"),
+        ("if unknown:", "if False:"),
+        ('"blocks": k}', '"blocks": 1}'),
+    ],
+    ("optim/muon.py", "def __setstate__("): [
+        ('loaded.setdefault("blocks", group.get("blocks"))', "pass"),
+        ('loaded.setdefault("blocks", group.get("blocks"))', 'loaded["blocks"] = group["blocks"]'),
+    ],
+    ("optim/muon.py", "def _check_group("): [
+        ("blocks > 0", "True"),
+        ("isinstance(blocks, int)", "isinstance(blocks, (int, float))"),
+        ("            _matrices(p, blocks)\n", ""),
+    ],
+    ("optim/muon.py", "def _matrices("): [
+        ("if is_lazy(p)", "if False"),
+        ("blocks is None and p.ndim > 2", "False"),
+        (" and p.numel()", ""),
+        ("math.prod(p.shape[2:])", "p.shape[2]"),
+        ("if p.shape[0] % blocks", "if False"),
+        ("p.shape[0] // blocks, math", "p.shape[0], math"),
+    ],
+    ("optim/muon.py", "def _blocks_of("): [
+        ("if p.ndim < 2:", "if False:"),
+        ("module.groups", "1"),
+        ("= 3", "= 1"),
+        ('"in_proj_weight" in name', 'name == "in_proj_weight"'),
+        ("nn.RNNBase, ", ""),
+        (", nn.RNNCellBase", ""),
+        ("max(1, p.shape[0] // module.hidden_size)", "p.shape[0] // module.hidden_size"),
+        ("p.shape[0] // module.hidden_size", "3"),
     ],
     ("optim/muon.py", "def add_param_group("): [
         ("{**ADAMW, **param_group}", "{**param_group, **ADAMW}"),
     ],
-    ("optim/muon.py", "def _update_alike("): [
-        ("_iteration_dtype(group, first)", "torch.bfloat16"),
-        ('if not group["eps"] or dtype is torch.float16', "if False"),
-        ('if not group["eps"] or dtype is torch.float16', 'if not group["eps"]'),
-        ("clamp_(min=group", "add_(group"),
-        ("scale(shape,", "scale(first.shape[-2:],"),
-        ("params[start : start + size]", "params[start : start + 1]"),
-        ("_orthogonalized(group, X, room)", "_orthogonalized(group, X.flip(0), room)"),
+    ("optim/muon.py", "def _update("): [
+        ("if p.numel() == 0:", "if False:"),
+        ("dtype=_iteration_dtype(group, p)", "dtype=torch.bfloat16"),
+        ("scale(shape,", "scale(p.shape[-2:],"),
+        ("scale(shape,", "scale((p.shape[0], p[0].numel()),"),
+        ("(*shape, p.dtype, p.device)", "(*shape, p.device)"),
+        ('["method"] != "svd"', '["method"] != "qr"'),
+    ],
+    ("optim/newton_schulz.py", "def newton_schulz("): [
+        ("if not eps or dtype is torch.float16", "if False"),
+        ("if not eps or dtype is torch.float16", "if not eps"),
+        ("clamp_(min=eps", "add_(eps"),
+        ("items[start : start + size]", "items[start : start + 1]"),
+        ("gram_iteration(X, steps, room)", "gram_iteration(X.flip(0), steps, room)"),
         ("norm(D, dim=(1, 2), keepdim=True)", "norm(D, dim=2, keepdim=True).amax(1, True)"),
         ("torch._foreach_norm(X.copy_(D).unbind())", "torch._foreach_norm(X.copy_(D).unbind(), 1)"),
         ("torch._foreach_norm(X.copy_(D).unbind())", "torch._foreach_norm(D.unbind())"),
-        ("size * entries, state_dtype(first)", "size * entries, dtype"),
-        ("entries + room_of(shape)", "room_of(shape)"),
+        ("size * entries, like.dtype", "size * entries, dtype"),
+        ("entries + _room_of(shape)", "_room_of(shape)"),
         ("narrow[used:]", "narrow"),
     ],
+    ("optim/muon.py", "def _buffer("): [
+        ("dtype=state_dtype(p), ", ""),
+    ],
     ("optim/muon.py", "def _direction("): [
-        (".lerp_(z, 1 - mu)", ".mul_(mu).add_(z)"),
+        ("B.lerp_(z, 1 - mu)", "B.mul_(mu).add_(z)"),
         ("torch.lerp(z, B, mu, out=room)", "torch.lerp(B, z, mu, out=room)"),
         ("torch.lerp(z, B, mu, out=room)", "room.copy_(z)"),
         ("room.copy_(B)", "B"),
-        ("torch.zeros_like(z, memory_format=torch.preserve_format)", "z"),
     ],
-    ("optim/muon.py", "def gram_iteration("): [
+    ("optim/newton_schulz.py", "def gram_iteration("): [
         (
             "_symmetric(product, last, _symmetric(product, R, last, out=S), out=R)",
             "R.copy_(R @ last)",
@@ -779,17 +1029,17 @@ MUTANTS = {
         ("X, Y, Z = Y, Z, Y", "X = Y"),
         ("X if X.ndim == 3 else X[None]", "X"),
     ],
-    ("optim/muon.py", "def _taken("): [
+    ("optim/newton_schulz.py", "def _taken("): [
         ("or len(memory[key]) < entries", ""),
         ("key = (use, dtype, device)", "key = (use, device)"),
     ],
     ("optim/muon.py", "def _shaped("): [
         ("x if x.shape == shape else x.reshape(shape)", "x"),
     ],
-    ("optim/muon.py", "def room_of("): [
+    ("optim/newton_schulz.py", "def _room_of("): [
         ("2 * m * n + 4 * m * m", "2 * m * n"),
     ],
-    ("optim/muon.py", "def _symmetric("): [
+    ("optim/newton_schulz.py", "def _symmetric("): [
         ("m < 2 * PANEL", "True"),
         ("product(*added, A, B, out=out)", "product(A, B, out=out)"),
         ("slice(start + PANEL)", "slice(start, start + PANEL)"),
@@ -798,12 +1048,13 @@ MUTANTS = {
         ("= out[..., rows, :start].mT", "= out[..., rows, :start].mT.flip(-1)"),
         ("        out[..., :start, rows] = out[..., rows, :start].mT\n", ""),
     ],
-    ("optim/muon.py", "def _update_sharded("): [
-        ('max(group["eps"], torch.finfo(X.dtype).tiny)', "1"),
-        ('max(group["eps"], torch.finfo(X.dtype).tiny)', 'group["eps"]'),
-        ("_descend(p, O.reshape(p.shape).to(p.dtype), group, factor", "_descend(p, O, group, 1"),
+    ("optim/muon.py", "def _update_plainly("): [
+        (".chunk(count)", ".chunk(1)"),
+        ('normalized(D, group["eps"])', 'D / D.norm().clamp(min=group["eps"])'),
+        ('if group["method"] == "svd"', "if False"),
+        ("scale(shape,", "scale(p.shape[:2],"),
     ],
-    ("optim/muon.py", "GROWTH = {"): [
+    ("optim/newton_schulz.py", "GROWTH = {"): [
         ("torch.bfloat16: 12", "torch.bfloat16: 50"),
         ("torch.float16: 12", "torch.float16: 50"),
     ],
@@ -817,7 +1068,8 @@ MUTANTS = {
     ],
     ("optim/muon.py", "def _not_for_muon("): [
         ("[-1:]", "[:1]"),
-        ("for name in names]", "for name in names[-1:]]"),
+        ("for name in names if name in modules", "for name in names[-1:] if name in modules"),
+        ("{id(p) for p in alone}", "set()"),
         ("nn.Embedding, ", ""),
     ],
 }

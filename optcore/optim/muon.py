@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from optcore.optim import adaptive
 from optcore.optim.base import (
@@ -19,18 +19,8 @@ from optcore.optim.base import (
     nonnegative,
     state_dtype,
 )
+from optcore.optim.newton_schulz import iteration, newton_schulz
 from optcore.rules.muon import QUINTIC, coefficients_of, normalized, orthogonalize, scale
-
-# Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
-BATCH = {"cpu": 2**21}
-LARGE_BATCH = 2**24
-
-# The most by which a block of the Gram form may raise a small singular value.
-GROWTH = {torch.bfloat16: 12, torch.float16: 12}
-LARGE_GROWTH = 1000
-
-# On a CPU a large symmetric product is computed by panels of so many rows, up to the diagonal.
-PANEL = 256
 
 ADAMW = {
     "lr": 3e-4,
@@ -52,9 +42,9 @@ class Muon(CheckedOptimizer):
     $$B_t = \mu B_{t-1} + (1-\mu) z_t, \qquad D_t = (1-\mu) z_t + \mu B_t, \qquad
       w_{t+1} = w_t - \eta\lambda w_t - \eta\, s \operatorname{orthogonalize}(D_t)$$
 
-    with D_t = B_t unless `nesterov`. The rule is `muon` of `optcore.rules.muon` with `average`. A
-    parameter of three dimensions or more, as the kernel of a convolution, is the matrix (out, all
-    the others), for the scale s too.
+    with D_t = B_t unless `nesterov`. The rule is `muon` of `optcore.rules.muon` with `average`.
+    Each of a parameter's `blocks` is a matrix of its own, for the scale s too. A parameter without
+    entries is left alone.
 
     Matrices of one shape are orthogonalized together. Where one side is at least twice the other,
     several steps, in bfloat16 two, run on the Gram matrix X Xᵀ before X is formed again:
@@ -79,6 +69,12 @@ class Muon(CheckedOptimizer):
         ns_steps: from 1 to 99.
         adjust_lr_fn: "original" (that is also `None`), "match_rms_adamw", or "rms_to_rms", which
             torch does not have: the scale s, see `muon` of `optcore.rules.muon`.
+        blocks: how a parameter is cut along its first dimension. k: in k equal blocks, each of
+            which is the matrix (rows of the block, all other dimensions): 3 for fused (3d, d)
+            projections, 1 or its groups for the kernel of a convolution. "each": p[0], p[1], …, as
+            experts stacked to (experts, out, in). `None`: p has two dimensions and is one matrix.
+            Blocks of different sizes, or side by side along another dimension, are not covered:
+            they need parameters of their own.
         method: "newton_schulz", or as in `orthogonalize` "polar_express" or "svd", which take no
             `ns_coefficients`.
         ns_dtype: the iteration's type; bfloat16 as in torch. `None`, and always for "svd": the
@@ -92,7 +88,7 @@ class Muon(CheckedOptimizer):
 
     Raises:
         ValueError, TypeError: a hyper-parameter is out of range, the parameter list is empty, or a
-            parameter is not a real matrix.
+            parameter is no real matrix or does not say which matrices it is.
     """
 
     def __init__(
@@ -107,6 +103,7 @@ class Muon(CheckedOptimizer):
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
         *,
+        blocks: int | str | None = None,
         method: str = "newton_schulz",
         ns_dtype: torch.dtype | None = torch.bfloat16,
         gram: bool = True,
@@ -121,6 +118,7 @@ class Muon(CheckedOptimizer):
             "eps": eps,
             "ns_steps": ns_steps,
             "adjust_lr_fn": adjust_lr_fn,
+            "blocks": blocks,
             "method": method,
             "ns_dtype": ns_dtype,
             "gram": gram,
@@ -140,52 +138,63 @@ class Muon(CheckedOptimizer):
         adamw_eps: float = ADAMW["eps"],
         adamw_weight_decay: float = ADAMW["weight_decay"],
         head: str | tuple[str, ...] | None = None,
+        blocks: dict[str, int | str] | None = None,
         **options,
     ) -> Muon:
         """Send hidden matrices and kernels to Muon, all other parameters to AdamW, in one object.
 
         Muon takes the parameters of two dimensions and the kernels of `nn.Conv1d`, `Conv2d` and
-        `Conv3d`, unless one side of the matrix is 1. AdamW keeps from it all parameters of
+        `Conv3d`, unless one side of the matrix is 1. The three projections of
+        `nn.MultiheadAttention`, the gates of torch's recurrent layers and the groups of a kernel
+        are matrices of their own, in groups with `blocks`. AdamW keeps from Muon all parameters of
         embeddings, normalizations and heads, and a tensor that serves twice goes to AdamW if one of
-        its places does. Frozen parameters are left out. `routing` shows who got what.
+        its places does. Frozen parameters are left out. `routing` shows who got what: look there
+        for tables that are plain parameters, as learned positions are, and for fused projections in
+        an `nn.Linear`. Nothing but you can tell them from matrices, by `head` and by `blocks`.
 
         Args:
             model: its parameters that require a gradient.
             lr, options: Muon's arguments.
             adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: AdamW's.
-            head: names of modules that are AdamW's as a whole: those that compute the logits, and
-                by Jordan's advice the first kernel of a convolutional network. `None`: the last
-                `nn.Linear` in the order of `model.modules()`; `()`: none.
+            head: names of modules, or of parameters, that are AdamW's as a whole: those that
+                compute the logits, tables that are plain parameters, and by Jordan's advice the
+                first kernel of a convolutional network. `None`: the last `nn.Linear` in the order
+                of `model.modules()`; `()`: none.
+            blocks: the `blocks` of parameters by name: `{"layers.0.qkv.weight": 3}`.
 
         Raises:
-            ValueError: a hyper-parameter is out of range, `head` names no module, or no parameter
-                is left for Muon.
+            ValueError: a hyper-parameter is out of range, `head` or `blocks` names nothing, a layer
+                is lazy and has not run, or no parameter is left for Muon.
         """
+        for name, p in model.named_parameters():
+            if is_lazy(p):
+                raise ValueError(f"{name} is lazy, it has no shape yet: run one forward pass first")
+        own = _parameters(model)
+        unknown = [name for name in blocks or () if name not in own]
+        if unknown:
+            raise ValueError(f"blocks names no parameter of the model: {', '.join(unknown)}")
         kept = _not_for_muon(model, head)
-        kernels = {
-            id(p)
-            for module in model.modules()
-            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-            for p in module.parameters()  # also those of a parametrization
-        }
-        groups: dict[str, list] = {"muon": [], "adamw": []}
+        stacked = _blocks_of(model) | {id(own[name]): k for name, k in (blocks or {}).items()}
+        hidden: dict[int | str, list] = {1: []}
+        others = []
         for name, p in model.named_parameters():
             if p.requires_grad:
-                hidden = p.ndim == 2 or (p.ndim > 2 and id(p) in kernels)
-                hidden = hidden and min(_matrix_shape(p)) > 1
-                groups["muon" if hidden and id(p) not in kept else "adamw"].append((name, p))
-        if not groups["muon"]:
+                k = stacked.get(id(p), 1)
+                matrix = id(p) not in kept and (p.ndim == 2 or id(p) in stacked)
+                matrix = matrix and min(_matrices(p, k)[1:]) > 1
+                (hidden.setdefault(k, []) if matrix else others).append((name, p))
+        params = [{"params": same, "blocks": k} for k, same in hidden.items() if same]
+        if not params:
             raise ValueError("the model has no hidden matrix for Muon: AdamW alone will do")
         adamw = {
-            "params": groups["adamw"],
+            "params": others,
             "algorithm": "adamw",
             "lr": adamw_lr,
             "betas": adamw_betas,
             "eps": adamw_eps,
             "weight_decay": adamw_weight_decay,
         }
-        params = [{"params": groups["muon"]}, *([adamw] if groups["adamw"] else [])]
-        return cls(params, lr, **options)
+        return cls([*params, *([adamw] if others else [])], lr, **options)
 
     def routing(self) -> str:
         """Return a table of the parameters: algorithm, size, the matrix it is, and name."""
@@ -193,8 +202,11 @@ class Muon(CheckedOptimizer):
         for group in self.param_groups:
             for i, p in enumerate(group["params"]):
                 size = "×".join(map(str, p.shape))
-                if group["algorithm"] == "muon" and p.ndim > 2:
-                    size += " = {}×{}".format(*_matrix_shape(p))
+                if group["algorithm"] == "muon" and p.numel():
+                    count, *shape = _matrices(p, group["blocks"])
+                    if tuple(shape) != p.shape:
+                        times = f"{count} of " if count > 1 else ""
+                        size += " = {}{}×{}".format(times, *shape)
                 lines.append(f"{group['algorithm']:6} {size:22} {name_of(group, i)}")
         return "\n".join(lines)
 
@@ -203,6 +215,13 @@ class Muon(CheckedOptimizer):
         if isinstance(param_group, dict) and param_group.get("algorithm") == "adamw":
             param_group = {**ADAMW, **param_group}
         super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict) -> None:
+        """Restore; groups of torch's say nothing of `blocks`: what is here stays."""
+        here = getattr(self, "param_groups", state["param_groups"])
+        for loaded, group in zip(state["param_groups"], here, strict=True):
+            loaded.setdefault("blocks", group.get("blocks"))
+        super().__setstate__(state)
 
     def _check_group(self, group):
         if group["algorithm"] == "adamw":
@@ -226,91 +245,74 @@ class Muon(CheckedOptimizer):
         if not group["ns_steps"] < 100:
             raise ValueError("Number of steps must be less than 100 for computational efficiency")
         _coefficients(group)
+        blocks = group["blocks"]
+        if not (blocks in (None, "each") or (isinstance(blocks, int) and blocks > 0)):
+            raise ValueError(f"blocks must be a positive integer, 'each' or None, got {blocks!r}")
         for p in group["params"]:
             if p.is_complex():
                 raise TypeError("Muon does not support complex parameters")
-            if p.ndim < 2:
-                raise ValueError(
-                    "Muon only supports 2D parameters whereas we found a parameter with size: "
-                    f"{p.size()} (kernels with more dimensions are matrices here; Muon.for_model "
-                    "sends all others to AdamW)"
-                )
+            _matrices(p, blocks)
 
     def _update(self, group, params):
         if group["algorithm"] == "adamw":
             adaptive.ADAM.update(self.state, group, params)
             return
-        alike: dict[tuple, list[Tensor]] = {}
+        alike: dict[tuple, list] = {}
         for p in params:
             if p.grad.is_sparse:
                 raise RuntimeError("Muon does not support sparse gradients")
-            if type(p) in PLAIN:
-                alike.setdefault((_matrix_shape(p), p.dtype, p.device), []).append(p)
+            if p.numel() == 0:
+                continue
+            count, *shape = _matrices(p, group["blocks"])
+            B = self._buffer(p)
+            if type(p) in PLAIN and group["method"] != "svd":
+                parts = zip(*(_parts(x, count) for x in (p, p.grad, B)), strict=True)
+                alike.setdefault((*shape, p.dtype, p.device), []).extend(parts)
             else:
-                self._update_sharded(group, p)
+                self._update_plainly(group, p, B, count, shape)
         memory: dict[tuple, Tensor] = {}
-        for (shape, _, _), same in alike.items():
-            self._update_alike(group, shape, same, memory)
+        for (*shape, _, _), same in alike.items():
+            p, _, B = same[0]
+            pairs = newton_schulz(
+                same,
+                partial(_write_direction, group),
+                shape,
+                _coefficients(group),
+                like=B,
+                dtype=_iteration_dtype(group, p),
+                eps=group["eps"],
+                gram=group["gram"],
+                memory=memory,
+            )
+            factor = scale(shape, group["adjust_lr_fn"] or "original")
+            for (p, _, _), O in pairs:  # noqa: E741
+                _descend(p, _shaped(O, p.shape), group, factor)
 
-    def _update_alike(self, group, shape, params, memory):
-        first, entries = params[0], math.prod(shape)
-        size = BATCH.get(first.device.type, LARGE_BATCH) // max(1, entries)
-        size = min(len(params), max(1, size))
-        dtype = _iteration_dtype(group, first)
-        wide = _taken(memory, "D", size * entries, state_dtype(first), first.device)
-        narrow = _taken(memory, "X", size * (entries + room_of(shape)), dtype, first.device)
-        factor = scale(shape, group["adjust_lr_fn"] or "original")
-        for start in range(0, len(params), size):
-            batch = params[start : start + size]
-            used = len(batch) * entries
-            D = wide[:used].view(len(batch), *shape)
-            X, room = narrow[:used].view(len(batch), *shape), narrow[used:]
-            for d, p in zip(D.unbind(), batch, strict=True):
-                self._direction(group, p, _shaped(d, p.shape))
-            if not group["eps"] or dtype is torch.float16:
-                # float16 lacks the range, and without ε no scale is too small.
-                X.copy_(normalized(D, group["eps"]))
-            elif group["gram"]:
-                norms = torch.linalg.vector_norm(D, dim=(1, 2), keepdim=True)
-                X.copy_(D.div_(norms.clamp_(min=group["eps"])))
+    def _update_plainly(self, group, p, B, count, shape):
+        # DTensors and fake tensors take no `out` and belong to no batch, of which "svd" has no use.
+        ends = []
+        for part in _direction(group, p.grad.to(B.dtype), B).chunk(count):
+            D = part.reshape(shape)
+            if group["method"] == "svd":
+                O = orthogonalize(D, "svd")  # noqa: E741
             else:
-                # As torch rounds: first the matrix, then its norm.
-                norms = torch.stack(torch._foreach_norm(X.copy_(D).unbind()))
-                torch._foreach_div_(X.unbind(), norms.clamp_(min=group["eps"]).unbind())
-            D.copy_(_orthogonalized(group, X, room))
-            for d, p in zip(D.unbind(), batch, strict=True):
-                _descend(p, _shaped(d, p.shape), group, factor)
-
-    def _update_sharded(self, group, p):
-        # A DTensor, say, which takes no `out` and belongs to no batch: torch's own sequence.
-        shape = _matrix_shape(p)
-        X = self._direction(group, p, None).reshape(shape).to(_iteration_dtype(group, p))
-        X = X / X.norm().clamp(min=max(group["eps"], torch.finfo(X.dtype).tiny))
-        if group["method"] == "svd":
-            O = orthogonalize(X, "svd")  # noqa: E741
-        else:
-            O = iteration(X, _coefficients(group))  # noqa: E741
+                X = normalized(D, group["eps"]).to(_iteration_dtype(group, p))
+                O = iteration(X, _coefficients(group))  # noqa: E741
+            ends.append(O.reshape(part.shape))
         factor = scale(shape, group["adjust_lr_fn"] or "original")
-        _descend(p, O.reshape(p.shape).to(p.dtype), group, factor)
+        _descend(p, torch.cat(ends).to(p.dtype), group, factor)
 
-    def _direction(self, group, p, room):
-        z = p.grad.to(state_dtype(p))
-        state, mu = self.state[p], group["momentum"]
+    def _buffer(self, p):
+        state = self.state[p]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(z, memory_format=torch.preserve_format)
-        B = state["momentum_buffer"].lerp_(z, 1 - mu)
-        if group["nesterov"]:
-            return torch.lerp(z, B, mu, out=room)
-        return B if room is None else room.copy_(B)
+            state["momentum_buffer"] = torch.zeros_like(
+                p.grad, dtype=state_dtype(p), memory_format=torch.preserve_format
+            )
+        return state["momentum_buffer"]
 
 
-def _taken(memory: dict, use: str, entries: int, dtype, device) -> Tensor:
-    # All batches of a step use this memory, and it comes in two pieces: on a CPU the system takes
-    # longer to hand out fresh pages than a pass over them takes, and it takes small pieces back.
-    key = (use, dtype, device)
-    if key not in memory or len(memory[key]) < entries:
-        memory[key] = torch.empty(entries, dtype=dtype, device=device)
-    return memory[key]
+def _parts(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    return (x,) if count == 1 else x.chunk(count)
 
 
 def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -318,13 +320,17 @@ def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x if x.shape == shape else x.reshape(shape)
 
 
-def _orthogonalized(group: dict, X: Tensor, room: Tensor) -> Tensor:
-    if group["method"] == "svd":
-        return orthogonalize(X, "svd")
-    steps = _coefficients(group)
-    if group["gram"]:
-        return gram_iteration(X, steps, room)
-    return torch.stack([iteration(x, steps) for x in X])
+def _write_direction(group: dict, part: tuple[Tensor, Tensor, Tensor], room: Tensor) -> None:
+    p, z, B = part
+    _direction(group, z.to(B.dtype), B, _shaped(room, p.shape))
+
+
+def _direction(group: dict, z: Tensor, B: Tensor, room: Tensor | None = None) -> Tensor:
+    mu = group["momentum"]
+    B.lerp_(z, 1 - mu)
+    if group["nesterov"]:
+        return torch.lerp(z, B, mu, out=room)
+    return B if room is None else room.copy_(B)
 
 
 def _iteration_dtype(group: dict, p: Tensor) -> torch.dtype:
@@ -341,91 +347,6 @@ def _coefficients(group: dict) -> list[tuple[float, float, float]]:
     return coefficients_of(method, given, group["ns_steps"])
 
 
-def iteration(X: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
-    """X ← aX + (bA + cA²)X with A = XXᵀ, for each (a, b, c); on Xᵀ if X is tall."""
-    if X.shape[0] > X.shape[1]:
-        return iteration(X.mT, steps).mT
-    for a, b, c in steps:
-        A = X @ X.mT
-        A = torch.addmm(A, A, A, beta=b, alpha=c)
-        X = torch.addmm(X, A, X, beta=a)
-    return X
-
-
-def gram_iteration(
-    X: Tensor, steps: list[tuple[float, float, float]], room: Tensor | None = None
-) -> Tensor:
-    """Do the same for a batch, several steps at a time on XXᵀ where that is shorter.
-
-    Two steps take 8r + 4 times m³ operations in `iteration` and 4r + 10 here, r = n/m. There a is
-    on the diagonal of P and is rounded with it; a step alone rounds as in `iteration`. The result
-    lies in `room`, which has `room_of` entries a matrix.
-    """
-    room = X.new_empty(len(X) * room_of(X.shape[1:])) if room is None else room
-    if len(X) == 1:  # a batch of one is slower than a matrix
-        X, product, add_product = X[0], torch.mm, torch.addmm
-    else:
-        product, add_product = torch.bmm, torch.baddbmm
-    m, n = sorted(X.shape[-2:])
-    tall = X.shape[-1] == m < n
-    square = math.prod(X.shape[:-2]) * m * m
-    Y, Z = room[: 2 * X.numel()].view(2, *X.shape)
-    R, Q, P, S = room[2 * X.numel() :][: 4 * square].view(4, *X.shape[:-2], m, m)
-    blocks = _blocks(steps, X.dtype) if n >= 2 * m else [[step] for step in steps]
-    for block in blocks:
-        (a, b, c), *others = block
-        _symmetric(product, *((X.mT, X) if tall else (X, X.mT)), out=R)
-        _symmetric(partial(add_product, beta=b, alpha=c), R, R, R, out=Q)
-        if others:
-            Q.diagonal(dim1=-2, dim2=-1).add_(a)
-        last = Q
-        for a_k, b_k, c_k in others:
-            _symmetric(product, last, _symmetric(product, R, last, out=S), out=R)
-            last = _symmetric(partial(add_product, beta=b_k, alpha=c_k), R, R, R, out=P)
-            last.diagonal(dim1=-2, dim2=-1).add_(a_k)
-            Q, S = _symmetric(product, last, Q, out=S), Q
-        # Q is symmetric but for its rounding, which is harmless where the first P acts first.
-        pair = (X, Q.mT) if tall else (Q, X)
-        if others:
-            product(*pair, out=Y)
-        else:
-            add_product(X, *pair, beta=a, out=Y)
-        X, Y, Z = Y, Z, Y
-    return X if X.ndim == 3 else X[None]
-
-
-def room_of(shape: tuple[int, int]) -> int:
-    """Return the entries of the products of `gram_iteration` for one matrix."""
-    m, n = sorted(shape)
-    return 2 * m * n + 4 * m * m
-
-
-def _symmetric(product: Callable, A: Tensor, B: Tensor, *added: Tensor, out: Tensor) -> Tensor:
-    # A B, which is symmetric, as all polynomials in X Xᵀ are: the other half is a copy.
-    m = A.shape[-2]
-    if A.device.type != "cpu" or m < 2 * PANEL:
-        return product(*added, A, B, out=out)
-    for start in range(0, m, PANEL):
-        rows, columns = slice(start, start + PANEL), slice(start + PANEL)
-        parts = [C[..., rows, columns] for C in added]
-        out[..., rows, columns] = product(*parts, A[..., rows, :], B[..., columns])
-        out[..., :start, rows] = out[..., rows, :start].mT
-    return out
-
-
-def _blocks(steps: list, dtype: torch.dtype) -> Iterator[list]:
-    # An eigenvalue σ² of R below its rounding error is noise, and a block multiplies that σ by up
-    # to Q = Π a. What comes out must not exceed 1.26, beyond which the quintic diverges: after
-    # three of its steps in bfloat16 it does, for one small matrix in twenty, ten-thousandfold.
-    block, growth = [], 1.0
-    for step in steps:
-        if block and growth * abs(step[0]) > GROWTH.get(dtype, LARGE_GROWTH):
-            yield block
-            block, growth = [], 1.0
-        block, growth = [*block, step], growth * abs(step[0])
-    yield block
-
-
 def _descend(p: Tensor, O: Tensor, group: dict, factor: float) -> None:  # noqa: E741
     lr, decay = group["lr"], group["weight_decay"]
     if isinstance(lr, Tensor) and (torch.compiler.is_compiling() or is_fake(lr)):
@@ -435,27 +356,75 @@ def _descend(p: Tensor, O: Tensor, group: dict, factor: float) -> None:  # noqa:
         p.mul_(1 - float(lr) * decay).add_(O, alpha=-float(lr) * factor)
 
 
-def _matrix_shape(p: Tensor) -> tuple[int, int]:
-    return p.shape[0], math.prod(p.shape[1:])
+def _matrices(p: Tensor, blocks: int | str | None) -> tuple[int, int, int]:
+    # How many matrices a parameter is, and their shape.
+    if is_lazy(p):
+        raise ValueError("a parameter of a lazy layer has no shape yet: run one forward pass first")
+    if p.ndim < 2:
+        raise ValueError(
+            f"Muon only supports 2D parameters whereas we found a parameter with size: {p.size()} "
+            "(Muon.for_model sends all but matrices to AdamW)"
+        )
+    if blocks is None and p.ndim > 2 and p.numel():
+        raise ValueError(
+            f"a parameter of shape {tuple(p.shape)} may be a kernel or a stack of matrices: give "
+            'its group blocks=1 for a kernel (or its number of groups), blocks="each" for a stack, '
+            "or use Muon.for_model, which asks the modules"
+        )
+    if blocks == "each":
+        return p.shape[0], p.shape[1], math.prod(p.shape[2:])
+    blocks = blocks or 1
+    if p.shape[0] % blocks:
+        raise ValueError(
+            f"blocks must divide the first dimension of a parameter: {blocks} does not divide "
+            f"{tuple(p.shape)}"
+        )
+    return blocks, p.shape[0] // blocks, math.prod(p.shape[1:])
+
+
+def _blocks_of(model: nn.Module) -> dict[int, int]:
+    # Also of the tensors that a parametrization, named after its parameter, puts in its place.
+    found = {}
+    for module in model.modules():
+        for name, p in module.named_parameters():
+            if p.ndim < 2:
+                continue
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and p.ndim > 2:
+                found[id(p)] = module.groups
+            elif isinstance(module, nn.MultiheadAttention) and "in_proj_weight" in name:
+                found[id(p)] = 3
+            elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and "weight_" in name:
+                # weight_hr, the projection of an LSTM, has fewer rows than one gate.
+                found[id(p)] = max(1, p.shape[0] // module.hidden_size)
+    return found
+
+
+def _unwrapped(name: str) -> str:
+    # DistributedDataParallel and torch.compile put a wrapper, and its name, around the model.
+    return name.removeprefix("module.").removeprefix("_orig_mod.").removeprefix("module.")
 
 
 def _not_for_muon(model: nn.Module, head: str | tuple[str, ...] | None) -> set[int]:
-    # DistributedDataParallel and torch.compile put a wrapper, and its name, around the model.
-    modules = {
-        name.removeprefix("module.").removeprefix("_orig_mod.").removeprefix("module."): module
-        for name, module in model.named_modules()
-    }
+    modules = {_unwrapped(name): module for name, module in model.named_modules()}
+    own = _parameters(model)
     if head is None:
         heads = [m for m in modules.values() if isinstance(m, nn.Linear)][-1:]
+        alone = []
     else:
         names = (head,) if isinstance(head, str) else tuple(head)
-        unknown = [name for name in names if name not in modules]
+        unknown = [name for name in names if name not in modules and name not in own]
         if unknown:
-            raise ValueError(f"head names no module of the model: {', '.join(unknown)}")
-        heads = [modules[name] for name in names]
-    others = [
-        m
-        for m in modules.values()
-        if isinstance(m, (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm))
-    ]
-    return {id(p) for module in [*heads, *others] for p in module.parameters()}
+            raise ValueError(
+                f"head names no module or parameter of the model: {', '.join(unknown)}"
+            )
+        heads = [modules[name] for name in names if name in modules]
+        alone = [own[name] for name in names if name not in modules]
+    tables = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
+    others = [m for m in modules.values() if isinstance(m, tables)]
+    return {id(p) for p in alone} | {
+        id(p) for module in [*heads, *others] for p in module.parameters()
+    }
+
+
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {_unwrapped(n): p for n, p in model.named_parameters(remove_duplicate=False)}
