@@ -8,6 +8,7 @@ import pytest
 import torch
 from optimizer_helpers import FLOAT64, advance, assert_same, gradient_like, leaves
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.flop_counter import FlopCounterMode
@@ -300,6 +301,19 @@ def test_a_stack_of_a_subclass_steps_as_its_blocks(shape, blocks, block):
         shape, blocks, block, lambda x: x.as_subclass(Subclass), lr=0.02, gram=False
     )
     assert_same(ours.as_subclass(torch.Tensor), apart)
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "svd"}, {"method": "svd", "blocks": 2}, {"blocks": "each"}], ids=str
+)
+def test_stacks_and_svd_step_on_fake_tensors(options):
+    with FakeTensorMode():
+        p = nn.Parameter(torch.zeros(4, 6, dtype=torch.bfloat16))
+        p.grad = torch.zeros_like(p)
+        optimizer = optim.Muon([p], **options)
+        optimizer.step()
+        assert optimizer.state[p]["momentum_buffer"].shape == (4, 6)
+        assert optimizer.state[p]["momentum_buffer"].dtype is torch.float32
 
 
 def test_short_types_of_stacks_step_as_their_blocks():
