@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import tempfile
 import warnings
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +39,8 @@ class DataUnavailable(RuntimeError):
     """A data set is neither in the cache nor to be had from a mirror."""
 
 
-class DataDamaged(DataUnavailable):
-    """A file of a data set is in the cache, and is not the original or cannot be read."""
+class DataDamaged(RuntimeError):
+    """A data set's file is there, but it is not the original, or cannot be read."""
 
 
 class Data(NamedTuple):
@@ -74,15 +74,16 @@ def mnist() -> Data:
     The validation images are the last of the training set. The four original files are looked for
     in `$OPTCORE_DATA/mnist`, or in the platform's cache folder if the variable is not set; what is
     missing is downloaded there, from the first mirror that answers, and every file is verified by
-    its MD5. A file that is there is never changed or removed, whatever is in it.
+    its MD5. A file that is there is never changed or removed, damaged or not.
     Source: LeCun, Bottou, Bengio and Haffner (1998), doi:10.1109/5.726791.
 
     Raises:
-        DataUnavailable: a file is not in the cache and no mirror delivers it.
-        DataDamaged: a file is in the cache, and is not the original or cannot be read.
+        DataUnavailable: a file is not in the cache and no mirror delivers it, or it cannot be
+            written there.
+        DataDamaged: a file is there, but its MD5 is another (truncated, decompressed, a network's
+            login page), or it cannot be read (not permitted, a folder, a broken link).
     """
-    files = [_mnist_file(name) for name in MNIST_MD5]
-    x, y, x_test, y_test = (_read_idx(file) for file in files)
+    x, y, x_test, y_test = (_read_idx(file) for file in _mnist_files())
     x, x_test = (torch.tensor(a).flatten(1).float() / 255 for a in (x, x_test))
     y, y_test = (torch.tensor(a).long() for a in (y, y_test))
     cut = len(x) - 10_000
@@ -104,11 +105,18 @@ def digits() -> Data:
 
 
 def mnist_or_digits() -> Data:
-    """`mnist()`, or `digits()` where MNIST cannot be had or is damaged; then it says so."""
+    """`mnist()`, or `digits()` where MNIST cannot be had; then it says so.
+
+    Raises:
+        DataDamaged: MNIST is there and damaged, which digits would only hide.
+    """
     try:
         return mnist()
-    except DataUnavailable as error:
-        print(f"{error} This page runs on scikit-learn's digits instead: its numbers differ.")
+    except DataUnavailable:
+        print(
+            "MNIST is not here and could not be downloaded. This page runs on scikit-learn's "
+            "digits instead: its numbers differ."
+        )
         return digits()
 
 
@@ -137,66 +145,69 @@ def mnist_available() -> bool:
     """Whether `mnist()` finds its files in the cache or can download them.
 
     Raises:
-        DataDamaged: as `mnist()`; tests that skip without MNIST must not skip then.
+        DataDamaged: as `mnist()`.
     """
     try:
-        for name in MNIST_MD5:
-            _mnist_file(name)
-    except DataDamaged:
-        raise
+        _mnist_files()
     except DataUnavailable:
         return False
     return True
 
 
-def _mnist_file(name: str) -> Path:
-    root = os.environ.get("OPTCORE_DATA")
-    folder = (Path(root).expanduser() if root else Path(pooch.os_cache("optcore"))) / "mnist"
-    # A page must not print the path of the machine that built it.
-    shown = "$OPTCORE_DATA/mnist" if root else "the cache folder optcore/mnist"
-    there = f"MNIST's file {name} in {shown}"
-    missing = f"MNIST's file {name} is not in {shown}"
-    file, md5 = folder / name, MNIST_MD5[name]
-    # pooch would replace a file whose checksum is wrong, so it is asked for missing files only.
+def _mnist_files() -> list[Path]:
+    folder = Path(os.environ.get("OPTCORE_DATA") or pooch.os_cache("optcore")).expanduser()
+    files = [folder / "mnist" / name for name in MNIST_MD5]
+    missing = [file for file in files if not _is_there(file)]
+    for file in missing:
+        _download(file)
+    return files
+
+
+def _is_there(file: Path) -> bool:
+    expected = MNIST_MD5[file.name]
     try:
         found = pooch.file_hash(file, alg="md5")
-    except FileNotFoundError:
-        found = None
-    except OSError as error:  # a folder of that name, no permission
-        raise DataDamaged(
-            f"{there} cannot be read ({type(error).__name__}): put the original there, readable."
-        ) from error
-    if found == md5:
-        return file
-    if found:
-        raise DataDamaged(
-            f"{there} is damaged or is not the original .gz (its MD5 is {found}, not {md5}): "
-            "delete it and connect once, or put the original there."
-        )
+    except OSError as error:
+        # A link that leads nowhere is there: a download would replace it.
+        if isinstance(error, FileNotFoundError) and not file.is_symlink():
+            return False
+        fault = f"cannot be read ({error.strerror})"
+    else:
+        if found == expected:
+            return True
+        fault = f"is damaged (its MD5 checksum is {found}, the original's {expected})"
+    raise DataDamaged(
+        f"MNIST's file {file} {fault}: move it away and it will be downloaded again, or put the "
+        "original in its place."
+    )
+
+
+def _download(file: Path) -> None:
+    missing = f"MNIST's file {file.name} is not in {file.parent}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=file.parent).close()
     except OSError as error:
         raise DataUnavailable(
-            f"{missing}, where nothing can be written ({type(error).__name__}): set OPTCORE_DATA "
-            "to a folder of your own and connect once, or put the four original .gz files there."
+            f"{missing}, which cannot be written to ({error.strerror}): put the four original .gz "
+            "files there, or set OPTCORE_DATA to a folder that can."
         ) from error
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=DOWNLOAD_TIMEOUT_S)
     reasons = []
     for mirror in MIRRORS:
         try:
             pooch.retrieve(
-                mirror + name,
-                known_hash=f"md5:{md5}",
-                fname=name,
-                path=folder,
+                mirror + file.name,
+                known_hash=f"md5:{MNIST_MD5[file.name]}",
+                fname=file.name,
+                path=file.parent,
                 downloader=downloader,
             )
-            return file
-        # requests' errors are OSErrors; pooch raises ValueError on a wrong checksum.
-        except (OSError, ValueError) as error:
-            wrong = isinstance(error, ValueError)
-            reasons.append(f"{mirror}: {'wrong MD5' if wrong else type(error).__name__}")
+            return
+        except ValueError:  # pooch's answer to a wrong checksum
+            reasons.append(f"{mirror} delivers another file")
+        except OSError as error:  # requests' errors are OSErrors
+            reasons.append(f"{mirror}: {error.strerror or type(error).__name__}")
     raise DataUnavailable(
         f"{missing} and could not be downloaded ({'; '.join(reasons)}): connect once, or put the "
         "four original .gz files there."
