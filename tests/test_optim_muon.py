@@ -715,7 +715,8 @@ def test_each_part_steps_as_it_would_alone():
         adamw_weight_decay=0.2, momentum=0.9, ns_dtype=None,
     )  # fmt: skip
     parts = dict(twin.named_parameters())
-    muon = in_float64([parts.pop("0.weight"), parts.pop("3.weight")], lr=0.02, momentum=0.9)
+    hidden = [parts.pop("0.weight"), parts.pop("3.weight")]
+    muon = in_float64(hidden, lr=0.02, momentum=0.9, blocks=1)
     adamw = torch.optim.AdamW(parts.values(), lr=1e-2, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.2)
     for t in range(5):
         for (_, p), (_, q) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
