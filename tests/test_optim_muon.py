@@ -971,9 +971,9 @@ MUTANTS = {
         ("blocks > 0", "True"),
         ("isinstance(blocks, int)", "isinstance(blocks, (int, float))"),
         ("            _matrices(p, blocks)\n", ""),
+        ("if is_lazy(p)", "if False"),
     ],
     ("optim/muon.py", "def _matrices("): [
-        ("if is_lazy(p)", "if False"),
         ("blocks is None and p.ndim > 2", "False"),
         (" and p.numel()", ""),
         ("math.prod(p.shape[2:])", "p.shape[2]"),

@@ -251,6 +251,8 @@ class Muon(CheckedOptimizer):
         for p in group["params"]:
             if p.is_complex():
                 raise TypeError("Muon does not support complex parameters")
+            if is_lazy(p):
+                raise ValueError("a lazy parameter has no shape yet: run one forward pass first")
             _matrices(p, blocks)
 
     def _update(self, group, params):
@@ -358,8 +360,6 @@ def _descend(p: Tensor, O: Tensor, group: dict, factor: float) -> None:  # noqa:
 
 def _matrices(p: Tensor, blocks: int | str | None) -> tuple[int, int, int]:
     # How many matrices a parameter is, and their shape.
-    if is_lazy(p):
-        raise ValueError("a parameter of a lazy layer has no shape yet: run one forward pass first")
     if p.ndim < 2:
         raise ValueError(
             f"Muon only supports 2D parameters whereas we found a parameter with size: {p.size()} "
