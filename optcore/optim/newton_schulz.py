@@ -18,14 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from optcore.rules.muon import normalized
 
-Item = TypeVar("Item")
 Steps = list[tuple[float, float, float]]
 
 # Entries that are orthogonalized at once: on a CPU the matrices had better stay in its cache.
@@ -41,8 +39,8 @@ PANEL = 256
 
 
 def newton_schulz(
-    items: Sequence[Item],
-    direction: Callable[[Item, Tensor], None],
+    items: Sequence,
+    direction: Callable,
     shape: tuple[int, int],
     steps: Steps,
     *,
@@ -51,7 +49,7 @@ def newton_schulz(
     eps: float,
     gram: bool,
     memory: dict,
-) -> Iterator[tuple[Item, Tensor]]:
+) -> Iterator[tuple]:
     """Yield each item with its direction, orthogonalized: the polynomial of D / max(‖D‖_F, ε).
 
     Args:
