@@ -325,7 +325,7 @@ class Objective(Problem):
         return function(w, *examples)
 
 
-class _OfModule(Problem):
+class _ModuleProblem(Problem):
     """A problem whose flat `w` holds the parameters of a `torch.nn.Module`."""
 
     def _flatten(self, module: torch.nn.Module) -> Tensor:
@@ -358,7 +358,7 @@ class _OfModule(Problem):
         raise IndexError("index lies beyond the last parameter.")
 
 
-class Network(_OfModule, Objective):
+class Network(_ModuleProblem, Objective):
     """A `torch.nn.Module` on examples (x, y) as a function of its flat parameter vector.
 
     Args:
@@ -381,7 +381,7 @@ class Network(_OfModule, Objective):
         super().__init__(f, self._flatten(module), n=len(x))
 
 
-class Stream(_OfModule):
+class Stream(_ModuleProblem):
     """A `torch.nn.Module` on the batches (x, y) of a `DataLoader`, epoch after epoch, without end.
 
     Its batches come by `MiniBatch(stream)`, and the loader decides on their size. There is no F(w)
@@ -395,6 +395,9 @@ class Stream(_OfModule):
         module: any module without buffers that change in the forward pass; it is not modified.
         loader: gives pairs (x, y) of tensors, which follow `w` to its device.
         loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
+
+    Raises:
+        ValueError: from `draw`, if the loader gives no batches, or something else than pairs.
     """
 
     loss = None
@@ -424,12 +427,16 @@ class Stream(_OfModule):
             batch = self._next()
             if batch is None:
                 raise ValueError("loader must give at least one batch an epoch, it gave none.")
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(f"loader must give pairs (x, y), it gave a {type(batch).__name__}.")
         return tree_map(lambda x: x.to(like.device), batch)
 
     def _begin_epoch(self, seed: int) -> None:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            for owner in (self.loader, self.loader.sampler):
+            batches = self.loader.batch_sampler
+            samplers = (self.loader.sampler, batches, getattr(batches, "sampler", None))
+            for owner in (self.loader, *samplers):
                 if getattr(owner, "generator", None) is not None:
                     owner.generator.manual_seed(seed)
             self._batches = iter(self.loader)

@@ -111,7 +111,8 @@ def run(
       w_{t+1} = \text{rule}(w_t, z_t;\, \eta_t)$$
 
     Args:
-        estimator: of `optcore.estimators`; it carries the problem.
+        estimator: of `optcore.estimators`; it carries the problem. A run that does not resume
+            another begins with its first sample: the same run twice is the same.
         rule: of `optcore.rules`.
         lr: η, or a schedule t → η_t. A tensor broadcasts against `w`.
         steps: T ≥ 1.
@@ -153,6 +154,7 @@ def run(
     columns |= record or {}
     recorded = _record_times(steps, every)
     hyper["lr"] = lr
+    points = points_of(rule)
 
     if resume is None:
         estimator.restart()
@@ -175,7 +177,6 @@ def run(
         note(0)
     for t in trange(start + 1, steps + 1, delay=PROGRESS_AFTER_S, leave=False):
         now = _at(t, hyper)
-        points = points_of(rule)
         places = points(w, state, **now) if points else (w,)
         z, memory, cost = estimator.at(places, estimator.draw(t, like=w), memory, t)
         _check_gradients(z, t, problem, history)

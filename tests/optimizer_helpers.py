@@ -1,9 +1,28 @@
 """What the tests of all optimizers share: parameters, gradients, and a walk that watches both."""
 
 import torch
+from torch._dynamo.testing import CompileCounter
+
+from optcore import rules
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FLOAT64 = torch.float64
+
+# The rules of momentum, by name: those whose gradient is taken at the iterate, and the others.
+MOMENTUM = {
+    rule.__name__: rule
+    for rule in (
+        rules.heavy_ball,
+        rules.heavy_ball_average,
+        rules.heavy_ball_sum,
+        rules.nesterov,
+        rules.nesterov_one_line,
+        rules.nesterov_gradient_correction,
+    )
+}
+ELSEWHERE = {
+    rule.__name__: rule for rule in (rules.nesterov_look_ahead, rules.nesterov_two_gradients)
+}
 
 
 def leaves(shapes=((3, 2), (), (17,)), dtype=FLOAT64, device="cpu"):
@@ -54,3 +73,26 @@ def shares_memory(x, z):
 
 def assert_same(ours, theirs, rtol=1e-11, atol=1e-12):
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+
+
+def check_that_a_schedule_compiles_once(make, fresh):
+    """Compiled, `make(params, lr=…)` steps as it does plainly, and a new rate compiles nothing.
+
+    `fresh()` gives the parameters.
+    """
+    torch._dynamo.reset()
+    counter, params = CompileCounter(), fresh()
+    lr = torch.tensor(0.01, dtype=FLOAT64)
+    optimizer = make(params, lr=lr)
+    step = torch.compile(optimizer.step, backend=counter)
+    expected = make(fresh(), lr=0.01)
+    for t in range(1, 9):
+        for i, p in enumerate(params):
+            p.grad = gradient_like(p, t, i)
+        lr.fill_(0.01 / t)
+        if t == 4:  # torch may look twice: before and after there is a state
+            compiled = counter.frame_count
+        step()
+        expected.param_groups[0]["lr"] = 0.01 / t
+        assert_same(params, advance(expected, [t]), rtol=1e-9)
+    assert 0 < counter.frame_count == compiled

@@ -5,14 +5,22 @@ import io
 import itertools
 import os
 import socket
+from functools import partial
 
 import jax
 import numpy as np
 import optax
 import pytest
 import torch
-from optimizer_helpers import DEVICES, FLOAT64, advance, assert_same, gradient_like, leaves
-from torch._dynamo.testing import CompileCounter
+from optimizer_helpers import (
+    DEVICES,
+    FLOAT64,
+    advance,
+    assert_same,
+    check_that_a_schedule_compiles_once,
+    gradient_like,
+    leaves,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from optcore import optim
@@ -409,24 +417,7 @@ def test_differentiable(name):
 
 @each_of_ours
 def test_compiled_step_is_the_step_and_a_schedule_does_not_recompile(name):
-    torch._dynamo.reset()
-    counter = CompileCounter()
-    params = leaves()
-    lr = torch.tensor(0.01, dtype=FLOAT64)
-    optimizer = ours(name, params, lr=lr)
-    step = torch.compile(optimizer.step, backend=counter)
-    expected = ours(name, leaves(), lr=0.01)
-    for t in range(1, 9):
-        for i, p in enumerate(params):
-            p.grad = gradient_like(p, t, i)
-        lr.fill_(0.01 / t)
-        if t == 4:  # torch may look twice: before and after there is a state
-            compiled = counter.frame_count
-        step()
-        expected.param_groups[0]["lr"] = 0.01 / t
-        path = advance(expected, [t])
-        assert_same(params, path, rtol=1e-9)
-    assert counter.frame_count == compiled
+    check_that_a_schedule_compiles_once(partial(ours, name), leaves)
 
 
 @each_of_ours

@@ -12,23 +12,25 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from optimizer_helpers import FLOAT64, advance, assert_same, gradient_like, leaves
-from torch._dynamo.testing import CompileCounter
+from optimizer_helpers import (
+    ELSEWHERE,
+    FLOAT64,
+    MOMENTUM,
+    advance,
+    assert_same,
+    check_that_a_schedule_compiles_once,
+    gradient_like,
+    leaves,
+)
 
 from optcore import optim, rules
 from optcore.optim import FromRule
-from optcore.rules.muon import muon
 
 BETA = {"lr": 0.05, "beta": 0.9}
 # Rule and hyper-parameters, every option once.
 RULES = {
     "sgd": (rules.sgd, {"lr": 0.05}),
-    "heavy_ball": (rules.heavy_ball, BETA),
-    "heavy_ball_average": (rules.heavy_ball_average, BETA),
-    "heavy_ball_sum": (rules.heavy_ball_sum, BETA),
-    "nesterov": (rules.nesterov, BETA),
-    "nesterov_one_line": (rules.nesterov_one_line, BETA),
-    "nesterov_gradient_correction": (rules.nesterov_gradient_correction, BETA),
+    **{name: (rule, BETA) for name, rule in MOMENTUM.items()},
     "adagrad": (rules.adagrad, {"lr": 0.1, "initial": 0.1, "eps_inside": True}),
     "rmsprop": (rules.rmsprop, {"lr": 0.01, "momentum": 0.9, "centered": True}),
     "adam": (rules.adam, {"lr": 0.01, "weight_decay": 0.1}),
@@ -36,12 +38,9 @@ RULES = {
     "adamw": (rules.adamw, {"lr": 0.01}),
     "amsgrad": (rules.amsgrad, {"lr": 0.01, "form": "optax"}),
     "lion": (rules.lion, {"lr": 0.01, "weight_decay": 0.1}),
-    "muon": (muon, {"lr": 0.01, "weight_decay": 0.1}),
+    "muon": (rules.muon, {"lr": 0.01, "weight_decay": 0.1}),
 }
-AHEAD = {
-    "nesterov_look_ahead": (rules.nesterov_look_ahead, BETA),
-    "nesterov_two_gradients": (rules.nesterov_two_gradients, BETA),
-}
+AHEAD = {name: (rule, BETA) for name, rule in ELSEWHERE.items()}
 each_rule = pytest.mark.parametrize(("rule", "hyper"), RULES.values(), ids=RULES)
 each_ahead = pytest.mark.parametrize(("rule", "hyper"), AHEAD.values(), ids=AHEAD)
 
@@ -297,22 +296,7 @@ def test_a_rate_below_zero_by_rounding_does_not_stop_a_run():
 
 
 def test_a_compiled_step_is_the_step_and_a_schedule_does_not_recompile():
-    torch._dynamo.reset()
-    counter, params = CompileCounter(), matrices()
-    lr = torch.tensor(0.01, dtype=FLOAT64)
-    optimizer = FromRule(params, rules.adam, lr=lr)
-    step = torch.compile(optimizer.step, backend=counter)
-    expected = FromRule(matrices(), rules.adam, lr=0.01)
-    for t in range(1, 9):
-        for i, p in enumerate(params):
-            p.grad = gradient_like(p, t, i)
-        lr.fill_(0.01 / t)
-        if t == 4:  # torch may look twice: before and after there is a state
-            compiled = counter.frame_count
-        step()
-        expected.param_groups[0]["lr"] = 0.01 / t
-        assert_same([p.detach() for p in params], advance(expected, [t]), rtol=1e-9)
-    assert 0 < counter.frame_count == compiled
+    check_that_a_schedule_compiles_once(lambda p, lr: FromRule(p, rules.adam, lr=lr), matrices)
 
 
 def test_construction_draws_no_random_numbers_and_changes_nothing():
@@ -397,7 +381,7 @@ def test_a_wrong_group_is_refused_and_not_added():
 
 def test_a_rule_of_matrices_refuses_a_vector_at_construction():
     with pytest.raises(ValueError, match="matri"):
-        FromRule(leaves([(3, 2), (3,)]), muon, lr=0.1)
+        FromRule(leaves([(3, 2), (3,)]), rules.muon, lr=0.1)
 
 
 def test_what_it_does_not_take():

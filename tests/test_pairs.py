@@ -10,6 +10,7 @@ import io
 
 import pytest
 import torch
+from optimizer_helpers import ELSEWHERE, MOMENTUM
 from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
@@ -195,14 +196,10 @@ ESTIMATORS = {
 layers = functools.partial(rules.by_layer, matrices=muon, others=rules.adam)
 RULES = {
     "sgd": (lambda p: rules.sgd, {}),
-    "heavy ball": (lambda p: rules.heavy_ball, {"beta": 0.9}),
-    "heavy ball, average": (lambda p: rules.heavy_ball_average, {"beta": 0.9}),
-    "heavy ball, sum": (lambda p: rules.heavy_ball_sum, {"beta": 0.9}),
-    "Nesterov": (lambda p: rules.nesterov, {"beta": 0.9}),
-    "Nesterov, one line": (lambda p: rules.nesterov_one_line, {"beta": 0.9}),
-    "Nesterov, correction": (lambda p: rules.nesterov_gradient_correction, {"beta": 0.9}),
-    "Nesterov, look-ahead": (lambda p: rules.nesterov_look_ahead, {"beta": 0.9}),
-    "Nesterov, two gradients": (lambda p: rules.nesterov_two_gradients, {"beta": 0.9}),
+    **{
+        name: (lambda p, rule=rule: rule, {"beta": 0.9})
+        for name, rule in (MOMENTUM | ELSEWHERE).items()
+    },
     "AdaGrad": (lambda p: rules.adagrad, {}),
     "RMSprop": (lambda p: rules.rmsprop, {"momentum": 0.5, "centered": True}),
     "Adam": (lambda p: rules.adam, {}),

@@ -360,7 +360,8 @@ class Jittered(torch.utils.data.Dataset):
 
 def stream(**options):
     torch.manual_seed(0)
-    loader = torch.utils.data.DataLoader(Jittered(), 4, **options)
+    size = {} if "batch_sampler" in options else {"batch_size": 4}
+    loader = torch.utils.data.DataLoader(Jittered(), **size, **options)
     return Stream(torch.nn.Linear(2, 2), loader, torch.nn.functional.cross_entropy)
 
 
@@ -378,6 +379,11 @@ LOADERS = {
     "with a generator": lambda: {"shuffle": True, "generator": torch.Generator()},
     "with a sampler": lambda: {
         "sampler": torch.utils.data.RandomSampler(range(10), generator=torch.Generator())
+    },
+    "with a sampler of batches": lambda: {
+        "batch_sampler": torch.utils.data.BatchSampler(
+            torch.utils.data.RandomSampler(range(10), generator=torch.Generator()), 4, False
+        )
     },
     "by a worker": lambda: {"shuffle": True, "num_workers": 1},
 }
@@ -430,6 +436,11 @@ def test_what_a_stream_refuses():
     problem.loader = torch.utils.data.DataLoader(Jittered(), 20, drop_last=True)
     with pytest.raises(ValueError, match="loader must give at least one batch an epoch"):
         problem.draw(None, torch.Generator(), like=problem.start, replace=True)
+    for example, kind in [({"x": 1.0, "y": 0}, "dict"), (1.0, "Tensor"), ((1.0, 0, 2), "list")]:
+        problem.loader = torch.utils.data.DataLoader([example] * 4, 2)
+        problem.seek(None)
+        with pytest.raises(ValueError, match=rf"must give pairs \(x, y\), it gave a {kind}"):
+            problem.draw(None, torch.Generator(), like=problem.start, replace=True)
 
 
 # Deliberate mistakes that these tests must catch: (file of optcore, where in it the search for
@@ -485,7 +496,7 @@ MUTANTS = {
         ("if sample is None else sample", "if True else sample"),
         ("range(w.ndim - self.start.ndim)", "range(min(1, w.ndim - self.start.ndim))"),
     ],
-    ("problems.py", "class _OfModule"): [
+    ("problems.py", "class _ModuleProblem"): [
         ("if index < p.numel()", "if index <= p.numel()"),
     ],
     ("problems.py", "class Network"): [
@@ -497,7 +508,9 @@ MUTANTS = {
         ("for _ in range(drawn)", "for _ in range(0)"),
         ("            torch.manual_seed(seed)\n", ""),
         ("owner.generator.manual_seed(seed)", "pass"),
-        ("(self.loader, self.loader.sampler)", "(self.loader,)"),
+        ("samplers = (self.loader.sampler, batches, ", "samplers = (batches, "),
+        ('getattr(batches, "sampler", None))', "None)"),
+        ("len(batch) != 2:", "False:"),
         ("torch.set_rng_state(self._chance)", "pass"),
         ("            self._chance = torch.get_rng_state()\n        if batch", "        if batch"),
         ("self.place = (seed, drawn + 1)", "self.place = (seed, drawn)"),

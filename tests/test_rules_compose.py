@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from optimizer_helpers import ELSEWHERE, MOMENTUM
 from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
@@ -14,14 +15,7 @@ from optcore.problems import Network
 BETA = {"beta": 0.9}
 RULES = {
     "sgd": (rules.sgd, {}),
-    "heavy_ball": (rules.heavy_ball, BETA),
-    "heavy_ball_average": (rules.heavy_ball_average, BETA),
-    "heavy_ball_sum": (rules.heavy_ball_sum, BETA),
-    "nesterov": (rules.nesterov, BETA),
-    "nesterov_one_line": (rules.nesterov_one_line, BETA),
-    "nesterov_gradient_correction": (rules.nesterov_gradient_correction, BETA),
-    "nesterov_look_ahead": (rules.nesterov_look_ahead, BETA),
-    "nesterov_two_gradients": (rules.nesterov_two_gradients, BETA),
+    **{name: (rule, BETA) for name, rule in (MOMENTUM | ELSEWHERE).items()},
     "adagrad": (rules.adagrad, {}),
     "rmsprop": (rules.rmsprop, {"momentum": 0.5, "centered": True}),
     "adam": (rules.adam, {"weight_decay": 0.1}),
@@ -84,7 +78,7 @@ def test_a_state_of_tensors_is_saved_loaded_and_continued_to_the_bit(rule, hyper
     )
 
 
-@pytest.mark.parametrize("rule", [rules.nesterov_look_ahead, rules.nesterov_two_gradients])
+@pytest.mark.parametrize("rule", ELSEWHERE.values(), ids=ELSEWHERE)
 def test_points_survive_partial(rule):
     w = torch.tensor([1.0, -2.0], dtype=torch.float64)
     expected = steps(rule, w, 5, lr=0.05, beta=0.9)[0]

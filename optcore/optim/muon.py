@@ -246,7 +246,7 @@ class Muon(CheckedOptimizer):
             raise ValueError("Number of steps must be less than 100 for computational efficiency")
         _coefficients(group)
         blocks = group["blocks"]
-        if not (blocks in (None, "each") or (isinstance(blocks, int) and blocks > 0)):
+        if not (blocks in (None, "each") or (type(blocks) is int and blocks > 0)):
             raise ValueError(f"blocks must be a positive integer, 'each' or None, got {blocks!r}")
         for p in group["params"]:
             if p.is_complex():
