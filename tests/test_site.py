@@ -140,7 +140,7 @@ def test_the_claims_page_lists_the_chapters_ledger(chapter):
     rows = [
         [cell.get_text().strip() for cell in row.select("td")]
         for row in table.select(".claims-table tbody tr")
-        if f"{chapter}.html" in row.a["href"]
+        if row.a.get_text().split(".")[0] == str(LEDGER[chapter]["number"])
     ]
     assert {row[0] for row in rows} == set(LEDGER[chapter]["claims"])
     for _, sentence, measured, bound in rows:

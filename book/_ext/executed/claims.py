@@ -112,21 +112,26 @@ def _report(app: Sphinx, fromdocname: str) -> list[nodes.Node]:
     checks = [claim for page in claims.values() for claim in page]
     total = (
         f"{len({claim['id'] for claim in checks})} claims in {len(checks)} checks, "
-        f"{len(claims)} chapters, executed in {sum(seconds.values()):.0f} s."
+        f"executed on {len(claims)} pages in {sum(seconds.values()):.0f} s."
     )
     report: list[nodes.Node] = [nodes.paragraph("", total, classes=["claims-total"])]
     for name, chapter in LEDGER.items():
         if name not in pages:
             continue
-        docname = pages[name]
-        uri = app.builder.get_relative_uri(fromdocname, docname)
+        number = str(chapter["number"])
+        of_chapter = [
+            (claim, docname)
+            for docname in sorted(claims, key=lambda docname: stem(docname) != name)
+            for claim in claims[docname]
+            if claim["id"].split(".")[0] == number
+        ]
         report.append(
             nodes.section(
                 "",
-                nodes.title("", f"{chapter['number']} {chapter['title']}"),
-                nodes.paragraph("", f"Executed in {seconds[docname]:.1f} s."),
-                _table(claims[docname], uri, fromdocname),
-                ids=[f"chapter-{chapter['number']}"],
+                nodes.title("", f"{number} {chapter['title']}"),
+                nodes.paragraph("", f"Executed in {seconds[pages[name]]:.1f} s."),
+                _table(app, of_chapter, fromdocname),
+                ids=[f"chapter-{number}"],
             )
         )
     return report
@@ -137,12 +142,13 @@ def _seconds(app: Sphinx, docname: str) -> float:
     return data.get("runtime") or 0.0
 
 
-def _table(claims: list[dict], uri: str, fromdocname: str) -> nodes.table:
+def _table(app: Sphinx, claims: list[tuple[dict, str]], fromdocname: str) -> nodes.table:
     group = nodes.tgroup("", cols=4)
     group += [nodes.colspec(colwidth=width) for width in (8, 62, 15, 15)]
     group += nodes.thead("", _row(*(_entry(h) for h in ("Claim", "Sentence", "Measured", "Bound"))))
     body = nodes.tbody()
-    for claim in sorted(claims, key=lambda claim: int(claim["id"].split(".")[1])):
+    for claim, docname in sorted(claims, key=lambda row: int(row[0]["id"].split(".")[1])):
+        uri = app.builder.get_relative_uri(fromdocname, docname)
         link = nodes.reference("", claim["id"], internal=True, refuri=f"{uri}#{claim['anchor']}")
         body += _row(
             nodes.entry("", nodes.paragraph("", "", link)),
