@@ -26,13 +26,13 @@ def install(*packages):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     command = [*pip, "--root-user-action=ignore", "-c", str(kept), *packages]
     if (done := subprocess.run(command, capture_output=True, text=True)).returncode:
-        raise RuntimeError(f"{packages[-1]} could not be installed.\n{done.stderr}")
+        raise RuntimeError(f"{' '.join(packages)} could not be installed.\n{done.stderr}")
     importlib.invalidate_caches()
 
 
 package = find("optcore")
 origin = package and package.read_text("direct_url.json") or ""
 if COMMIT not in origin and "editable" not in origin:  # an editable one is its author's
-    install("--no-deps", "--force-reinstall", f"optcore @ {ADDRESS}@{COMMIT}")
+    install("--no-deps", "--force-reinstall", f"{ADDRESS}@{COMMIT}")
 if missing := [bound for name, bound in DEPENDENCIES.items() if not find(name)]:
     install(*missing)

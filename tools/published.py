@@ -132,7 +132,7 @@ def run(python: str, path: Path, folder: Path) -> Path:
     try:
         client.execute()
     except CellExecutionError as error:
-        raise Failed(str(error)) from error
+        raise Failed(f"{error.ename}: {error.evalue}") from error
     if notebook.cells[0].outputs:
         raise Failed("The cell that installs optcore prints something.")
     if (drawn := figures(notebook)) != expected:
