@@ -31,10 +31,10 @@ TARGET = ROOT / "_build" / "publish"
 FIRST_CELL = ROOT / "tools" / "first_cell.py"
 STILL_WIDTH, STILL_COLORS = 640, 64
 
-# Code, which is left alone; or [text](page.ipynb#heading) and ![picture](folder/file.png), both
+# Code and formulas, left alone; or [text](page.ipynb#heading) and ![picture](folder/file.png), both
 # relative to the folder of the book. The text may hold one pair of brackets.
 CODE_OR_LINK = re.compile(
-    r"```.*?```|`[^`\n]*`|(?P<link>(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]"
+    r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|(?P<link>(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]"
     r"\((?P<path>(?!\w+:|/)[\w./-]+\.\w+)(?P<anchor>#[\w-]*)?\))",
     re.DOTALL,
 )
