@@ -34,7 +34,8 @@ STILL_WIDTH, STILL_COLORS = 640, 64
 # Code and formulas, left alone; or [text](page.ipynb#heading) and ![picture](folder/file.png), both
 # relative to the folder of the book. The text may hold one pair of brackets.
 CODE_OR_LINK = re.compile(
-    r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|(?P<link>(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]"
+    r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$"
+    r"|(?P<link>(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]"
     r"\((?P<path>(?!\w+:|/)[\w./-]+\.\w+)(?P<anchor>#[\w-]*)?\))",
     re.DOTALL,
 )
