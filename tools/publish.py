@@ -75,7 +75,9 @@ def note(commit: str, site: str, on_device: bool) -> NotebookNode:
     """The cell that says where the chapter comes from and what it does with a GPU."""
     name = "*Optimization, Executed*"
     machine = WITH_DEVICE if on_device else WITHOUT_DEVICE
-    text = NOTE.format(book=f"[{name}]({site})" if site else name, commit=commit, machine=machine)
+    text = NOTE.format(
+        book=f"[{name}]({site})" if site else name, commit=commit[:10], machine=machine
+    )
     return nbformat.v4.new_markdown_cell(text.rstrip(), id="note")
 
 
@@ -144,7 +146,9 @@ def still(png: str) -> str:
         height = round(picture.height * STILL_WIDTH / picture.width)
         picture = picture.resize((STILL_WIDTH, height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.quantize(STILL_COLORS, dither=Image.Dither.NONE).save(file, "png", optimize=True)
+    method = Image.Quantize.MAXCOVERAGE  # keeps the colour of a thin line
+    few = picture.quantize(STILL_COLORS, method, dither=Image.Dither.NONE)
+    few.save(file, "png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -193,7 +197,10 @@ def write() -> None:
         for name in made:
             page = (SITE / "book" / name).with_suffix(".html").read_text(encoding="utf-8")
             if f"/blob/{repository.PAGES_BRANCH}/book/{name}" not in page:
-                raise CannotPublish(f"The page of {name} has no Colab button: `make clean book`.")
+                raise CannotPublish(
+                    f"The page of {name} has no Colab button: remove _build and build it again, "
+                    "with the repository's address."
+                )
     shutil.rmtree(TARGET, ignore_errors=True)
     shutil.copytree(SITE, TARGET)
     (TARGET / ".nojekyll").touch()  # else GitHub leaves out the folders that begin with _
