@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from notebooks import METADATA
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,11 +98,7 @@ def published(executed: NotebookNode, address: str, commit: str, site: str) -> N
             cell.metadata["alt"] = alt  # nbconvert's place for it
         if "hide-input" in cell.metadata.get("tags", []):
             folded(cell)
-    metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-        "colab": {"provenance": [], "toc_visible": True},
-    }
+    metadata = {**METADATA, "colab": {"provenance": [], "toc_visible": True}}
     if on_device:
         metadata["accelerator"] = "GPU"
         metadata["colab"]["gpuType"] = "T4"

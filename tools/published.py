@@ -21,7 +21,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
 # The first is as old as optcore takes it; what is not named comes as new as pip finds it.
@@ -133,6 +133,8 @@ def run(python: str, path: Path, folder: Path) -> Path:
         client.execute()
     except CellExecutionError as error:
         raise Failed(f"{error.ename}: {error.evalue}") from error
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise Failed(str(error).strip().splitlines()[0]) from error
     if notebook.cells[0].outputs:
         raise Failed("The cell that installs optcore prints something.")
     if (drawn := figures(notebook)) != expected:
