@@ -6,18 +6,20 @@ INSTALLED := .venv/.installed
 SITE := _build/.site
 
 # Progress bars would end up in the notebooks' outputs.
-book test notebooks: export TQDM_DISABLE := 1
+book test notebooks publish test-published: export TQDM_DISABLE := 1
 # Torch's threads spin while they wait. On a busy machine that makes small steps twenty times slower.
-book test notebooks: export OMP_WAIT_POLICY := PASSIVE
+book test notebooks publish test-published: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help book test test-portable bench lab notebooks clean
+.PHONY: help book test test-portable test-published bench lab notebooks publish clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make book            build the site: _build/html/index.html"
 	@echo "make test            lint, then run the tests and every chapter"
 	@echo "make test-portable   tests and chapters with other kernels, threads and orders of tests"
+	@echo "make test-published  run the published notebooks in fresh environments, old and new"
 	@echo "make notebooks       execute book/text/*.md into book/*.ipynb"
+	@echo "make publish         write the site and its notebooks for Colab: _build/publish"
 	@echo "make lab             open the chapters in JupyterLab"
 	@echo "make bench           run the benchmarks, one after the other"
 	@echo "make clean           remove the site and the environment"
@@ -34,6 +36,10 @@ test: $(INSTALLED) $(SITE)
 test-portable: $(INSTALLED)
 	$(BIN)/python tools/portable.py $(CELLS)
 
+# As on a notebook server: tools/published.py. It downloads PyTorch twice.
+test-published: $(SITE)
+	$(BIN)/python tools/published.py $(CHAPTERS)
+
 bench: $(INSTALLED)
 	status=0; for name in optimizers muon; do \
 		$(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status
@@ -43,6 +49,10 @@ lab: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python tools/notebooks.py
+
+# The notebooks install optcore from the commit that is checked out: tools/publish.py.
+publish: $(SITE)
+	$(BIN)/python tools/publish.py
 
 clean:
 	rm -rf _build .venv
