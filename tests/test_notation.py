@@ -17,8 +17,8 @@ GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|"
     "phi|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Pi|Sigma|Phi|Psi|Omega"
 )
-# Letters that are mathematics and not symbols: d of dx, e, i and j as indices, O of an order.
-PLAIN = set("deijO") | {r"\pi", r"\Pi"}
+# Letters that are mathematics and not symbols: d of dx, e, i and j as indices, O and o of an order.
+PLAIN = set("deijOo") | {r"\pi", r"\Pi"}
 
 
 def symbols(text: str) -> set[str]:
@@ -28,7 +28,7 @@ def symbols(text: str) -> set[str]:
     for match in MATH.finditer(text):
         formula = next(filter(None, match.groups()))
         formula = re.sub(
-            r"\\(text|operatorname|mathrm|tag|texttt|begin|end)\*?\{[^}]*\}", " ", formula
+            r"\\(text|operatorname|mathrm|mathbb|tag|texttt|begin|end)\*?\{[^}]*\}", " ", formula
         )
         found |= {rf"\{name}" for name in re.findall(rf"\\({GREEK})(?![A-Za-z])", formula)}
         found |= set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", formula)))
