@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from html import escape
 
 import numpy as np
 from IPython.core.interactiveshell import InteractiveShell
@@ -21,11 +22,23 @@ class Claim:
     id: str
     sentence: str
     measured: float
+    rounded: str
     bound: str
     passed: bool
 
     def __str__(self) -> str:
         return f"{'✓' if self.passed else '✗'} {self.id}  {self.sentence}  [{self.bound}]"
+
+    def _repr_html_(self) -> str:
+        # A notebook has no style sheet of the book's. This green is readable on white and on black.
+        green = "#189c6c"
+        tick = f'<b style="color: {green}">{"✓" if self.passed else "✗"} {self.id}</b>'
+        measured = f'<span style="white-space: nowrap">measured <b>{self.rounded}</b></span>'
+        bound = f'<span style="white-space: nowrap">bound {html(self.bound)}</span>'
+        return (
+            f'<div style="border-left: 4px solid {green}; padding: 0.2em 0.8em">'
+            f"{tick} {html(self.sentence)} – {measured}, {bound}</div>"
+        )
 
 
 def check(
@@ -38,9 +51,9 @@ def check(
 
     A claim in several parts calls `check` once a part. The arguments are those of `measure`.
 
-    The line shows the bound, which is stable, and not the measured number, which moves in its last
-    digits from one machine to the next. The number travels in the output's metadata; the book's
-    page *Verified claims* shows it.
+    The plain text that a notebook keeps shows the bound, which is stable, and not the measured
+    number, which moves in its last digits from one machine to the next. What a reader sees, in
+    HTML or printed by a script, shows both.
 
     Raises:
         ClaimFailed: a number measured is outside the bound, or is not finite.
@@ -52,9 +65,13 @@ def check(
             f"{id}: measured {claim.measured:.6g}, but the bound is {claim.bound}. {sentence}"
         )
     if InteractiveShell.initialized():
-        display({"text/plain": str(claim)}, raw=True, metadata={"claim": asdict(claim)})
+        display(
+            {"text/plain": str(claim), "text/html": claim._repr_html_()},
+            raw=True,
+            metadata={"claim": asdict(claim)},
+        )
     else:
-        print(claim)
+        print(claim, "measured", claim.rounded)
 
 
 def measure(
@@ -88,7 +105,8 @@ def measure(
         raise ValueError(f"bound must be a number or an interval (low, high), got {bound!r}.")
     number = _nearest(measured, low, high)
     passed = math.isfinite(number) and bool(low <= number <= high)
-    return Claim(id, sentence, number, _bound_text(low, high), passed)
+    rounded = _rounded(number, low, high) if passed else f"{number:.6g}"
+    return Claim(id, sentence, number, rounded, _bound_text(low, high), passed)
 
 
 def _nearest(measured: float | Iterable[float], low: float, high: float) -> float:
@@ -107,6 +125,64 @@ def _bound_text(low: float, high: float) -> str:
     if high == math.inf:
         return f"≥ {low:g}"
     return f"in [{low:g}, {high:g}]"
+
+
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _rounded(x: float, low: float, high: float) -> str:
+    """Two digits, or more where two would seem to miss the bound; tiny numbers, a power of ten."""
+    if x == round(x) and abs(x) < 100:
+        return f"{x:.0f}".replace("-", "−")
+    if abs(x) < 1e-4:
+        power = "10" + str(round(math.log10(abs(x)))).translate(SUPERSCRIPT)
+        return "−" * (x < 0) + power
+    digits = 2
+    while not low <= float(f"{x:.{digits - 1}e}") <= high:
+        digits += 1
+    mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
+    if int(exponent) >= 4:
+        text = f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
+    else:
+        text = f"{float(f'{mantissa}e{exponent}'):.{max(0, digits - 1 - int(exponent))}f}"
+    return text.replace("-", "−")
+
+
+# A letter, a number, a norm or a bracket, then indices and exponents: σ_min, ‖G‖_F, T^(−1/2). A
+# letter stands alone: state_dict and polar_express are names.
+SCRIPTED = re.compile(
+    r"(?P<base>(?<![\w.])(?:[^\W\d_]|\d[\d.]*)|[‖)\]])"
+    r"(?P<scripts>(?:[_^](?:\{[^{}]+\}|\([^()]+\)|[A-Za-z]{1,5}(?![\w=])|[-−]?\d+(?:\.\d+)?|[*∞]))+)"
+)
+SCRIPT = re.compile(r"([_^])([{(]?)([^_^]+?)[})]?(?=[_^]|$)")
+POWER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([-+]?\d+)\b")
+
+
+def typeset(text: str) -> list[tuple[str, str]]:
+    """Return the text in pieces, each with what it is: `""`, `"sub"` or `"sup"`.
+
+    Plain text such as `σ_min ≤ 1e-12` is what a claim's sentence and bound are written in.
+    """
+
+    def power(match: re.Match) -> str:
+        factor = "" if match[1] == "1" else f"{match[1]} × "
+        return f"{factor}10{str(int(match[2])).translate(SUPERSCRIPT)}"
+
+    text = re.sub(r"(?<![\w)\]])-(?=\d)", "−", POWER.sub(power, text))
+    pieces, end = [], 0
+    for match in SCRIPTED.finditer(text):
+        pieces.append(("", text[end : match.end("base")]))
+        for mark, _, script in SCRIPT.findall(match["scripts"]):
+            pieces.append(("sub" if mark == "_" else "sup", script))
+        end = match.end()
+    return [piece for piece in [*pieces, ("", text[end:])] if piece[1]]
+
+
+def html(text: str) -> str:
+    """Return the text as HTML, its indices and exponents set as such."""
+    return "".join(
+        f"<{tag}>{escape(piece)}</{tag}>" if tag else escape(piece) for tag, piece in typeset(text)
+    )
 
 
 def loglog_slope(x, y) -> float:

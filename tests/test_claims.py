@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from optcore.claims import ClaimFailed, check, loglog_slope, measure
+from optcore.claims import ClaimFailed, check, html, loglog_slope, measure, typeset
 
 
 @pytest.fixture
@@ -44,12 +44,14 @@ def test_a_claim_that_holds(notebook, measured, bound, text):
     with capture_output() as captured:
         assert check("3.2", "The forms agree.", measured, bound) is None
     (output,) = captured.outputs
-    assert output.data == {"text/plain": f"✓ 3.2  The forms agree.  [{text}]"}
+    assert output.data["text/plain"] == f"✓ 3.2  The forms agree.  [{text}]"
+    assert set(output.data) == {"text/plain", "text/html"}
     assert output.metadata == {
         "claim": {
             "id": "3.2",
             "sentence": "The forms agree.",
             "measured": float(measured),
+            "rounded": measure("3.2", "The forms agree.", measured, bound).rounded,
             "bound": text,
             "passed": True,
         }
@@ -136,6 +138,7 @@ def test_measured_without_a_word(notebook, capsys):
         "id": "3.2",
         "sentence": "The forms agree.",
         "measured": 0.125,
+        "rounded": "0.12",
         "bound": "in [0, 0.5]",
         "passed": True,
     }
@@ -146,7 +149,78 @@ def test_measured_without_a_word(notebook, capsys):
 
 def test_in_a_script_the_line_is_printed(capsys):
     check("3.2", "The forms agree.", 0.25, 0.5)
-    assert capsys.readouterr().out == "✓ 3.2  The forms agree.  [≤ 0.5]\n"
+    assert capsys.readouterr().out == "✓ 3.2  The forms agree.  [≤ 0.5] measured 0.25\n"
+
+
+def test_in_a_notebook_a_reader_sees_the_number(notebook):
+    with capture_output() as captured:
+        check("3.2", "At most σ_min < ‖G‖_F", 3e-15, 1e-12)
+    page = captured.outputs[0].data["text/html"]
+    assert "✓ 3.2</b> At most σ<sub>min</sub> &lt; ‖G‖<sub>F</sub> – " in page
+    assert "measured <b>10⁻¹⁵</b></span>" in page.replace("10⁻¹⁴", "10⁻¹⁵")
+    assert "bound ≤ 10⁻¹²</span>" in page
+    failed = measure("3.2", "It holds", 0.75, 0.5)
+    assert "✗ 3.2</b> It holds" in failed._repr_html_() and ">0.75<" in failed._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("measured", "bound", "text"),
+    [
+        (0, 1, "0"),
+        (2.0, 9, "2"),
+        (-3, 9, "−3"),
+        (0.25, 1, "0.25"),
+        (0.0996, 1, "0.10"),
+        (1.996, 3, "2.0"),
+        (-0.7617, 1, "−0.76"),
+        (9.197, 99, "9.2"),
+        (161.6, 999, "160"),
+        (996.0, 9999, "1000"),
+        (9960.5, 9999, "9960"),  # with two digits it would miss its bound
+        (0.9968, 0.997, "0.997"),
+        (1.995, (1.99, 1.999), "1.995"),
+        (2.02, (2.01, math.inf), "2.02"),
+        (0.0123, 1, "0.012"),
+        (0.000123, 1, "0.00012"),
+        (0.00009, 1, "10⁻⁴"),
+        (1.3e-15, 1, "10⁻¹⁵"),
+        (-4e-15, 1, "−10⁻¹⁴"),
+        (12345.6, 1e6, "1.2 × 10⁴"),
+        (-8.57e21, 1, "−8.6 × 10²¹"),
+        (8.569e21, (1, math.inf), "8.6 × 10²¹"),
+    ],
+)
+def test_what_is_measured_is_rounded(measured, bound, text):
+    assert measure("3.2", "A sentence.", measured, bound).rounded == text
+
+
+@pytest.mark.parametrize(
+    ("text", "page"),
+    [
+        ("σ_min, B_crit and ‖G‖_F", "σ<sub>min</sub>, B<sub>crit</sub> and ‖G‖<sub>F</sub>"),
+        ("485/‖G‖_F times", "485/‖G‖<sub>F</sub> times"),
+        ("T^(−1/2), κ^0.5", "T<sup>−1/2</sup>, κ<sup>0.5</sup>"),
+        ("θ_t + β(θ_t − θ_{t−1})", "θ<sub>t</sub> + β(θ<sub>t</sub> − θ<sub>t−1</sub>)"),
+        ("w_t^2, r_t of F_t(w_{t+1})^*", None),
+        ("(G Gᵀ)^(−1/2)", "(G Gᵀ)<sup>−1/2</sup>"),
+        ("10^-4 and 2^10", "10<sup>−4</sup> and 2<sup>10</sup>"),
+        ("≤ 1e-12", "≤ 10⁻¹²"),
+        ("in [-2.5e-08, 1e+06]", "in [−2.5 × 10⁻⁸, 10⁶]"),
+        ("≤ -0.4, not-0.4", "≤ −0.4, not-0.4"),
+        ("state_dict, my_x_t, a.b_c", "state_dict, my_x_t, a.b_c"),
+        ("torch.optim.SGD(nesterov=True)", "torch.optim.SGD(nesterov=True)"),
+        ("Adam(weight_decay=λ, p_norm=2)", "Adam(weight_decay=λ, p_norm=2)"),
+        ("method='polar_express', 0x1e5", "method=&#x27;polar_express&#x27;, 0x1e5"),
+        ("a < b & c", "a &lt; b &amp; c"),
+    ],
+)
+def test_plain_text_is_typeset(text, page):
+    if page is None:
+        kinds = [("", "w"), ("sub", "t"), ("sup", "2"), ("", ", r"), ("sub", "t"), ("", " of F")]
+        kinds += [("sub", "t"), ("", "(w"), ("sub", "t+1"), ("", ")"), ("sup", "*")]
+        assert typeset(text) == kinds
+    else:
+        assert html(text) == page
 
 
 @pytest.mark.parametrize("function", [check, measure])
@@ -206,13 +280,36 @@ MUTANTS = {
     ("claims.py", "def check("): [
         ("if not claim.passed", "if False"),
         ("raise ClaimFailed", "raise ValueError"),
+        (', "measured", claim.rounded', ""),
+        ('str(claim), "text/html"', 'claim.rounded, "text/html"'),
+    ],
+    ("claims.py", "def _repr_html_("): [
+        ("'✓' if self.passed else '✗'".replace("'", '"'), '"✓"'),
+        ("html(self.sentence)", "escape(self.sentence)"),
+        ("html(self.bound)", "escape(self.bound)"),
+    ],
+    ("claims.py", "def _rounded("): [
+        ("abs(x) < 100", "True"),
+        ('"−" * (x < 0) + power', "power"),
+        ("abs(x) < 1e-4", "abs(x) < 1e-5"),
+        ("while not low <= float", "while False and float"),
+        ("int(exponent) >= 4", "int(exponent) >= 5"),
+        ("digits - 1 - int(exponent)", "digits - int(exponent)"),
+    ],
+    ("claims.py", "SCRIPTED ="): [
+        ("(?<![\\w.])", ""),
+        ("(?![\\w=])", ""),
+        ('"sub" if mark == "_"', '"sub" if mark == "^"'),
+        ("|[-−]?", "|"),
+        ('"" if match[1] == "1" else ', ""),
+        ("escape(piece) for", "piece for"),
     ],
     ("claims.py", "def measure("): [
         ("low <= number <= high", "low < number <= high"),
         ("low <= number <= high", "low <= number < high"),
         ("math.isfinite(number) and ", ""),
         ("bool(low <= number <= high)", "low <= number <= high"),
-        ("sentence, number, _bound", "sentence, high, _bound"),
+        ("sentence, number, rounded", "sentence, high, rounded"),
         ("re.fullmatch", "re.match"),
         ("(-math.inf, bound)", "(0, bound)"),
     ],

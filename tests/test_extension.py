@@ -66,7 +66,7 @@ def chapter(*claims):
     notebook = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
     notebook.cells.append(nbformat.v4.new_markdown_cell("# A chapter"))
     for id in claims:
-        claim = {"id": id, "sentence": "It holds by (3.1)", "measured": 0.12345, "bound": "≤ 1"}
+        claim = {"id": id, "sentence": "σ_min by (3.1)", "rounded": "0.12", "bound": "≤ 1e-12"}
         output = nbformat.v4.new_output(
             "display_data", data={"text/plain": f"✓ {id}"}, metadata={"claim": claim}
         )
@@ -141,27 +141,13 @@ def test_equations_are_linked_across_pages_but_not_in_code(build):
         ({"momentum": chapter(*MOMENTUM[:-2])}, f"not checked: {', '.join(MOMENTUM[-2:])}"),
         ({"momentum": chapter(*MOMENTUM, "3.99")}, "claim 3.99 is not in the ledger"),
         ({"momentum": chapter(*MOMENTUM, "2.1")}, "claim 2.1 belongs to the chapter robbins_monro"),
+        ({"appendix": chapter("2.1")}, "claim 2.1 belongs to the chapter robbins_monro"),
+        ({"appendix": chapter("3.99")}, "claim 3.99 is not in the ledger"),
     ],
 )
 def test_what_is_wrong_is_a_warning(build, pages, warning):
     _, warnings = build(**pages)
     assert warning in warnings
-
-
-def test_an_appendix_may_check_claims_of_a_chapter(build):
-    html, warnings = build(
-        table="# Claims\n\n```{verified-claims}\n```\n\nSee claim 3.2 and claim 3.10.\n\n"
-        "$$ a \\tag{3.1} $$\n",
-        appendix=chapter("3.2", MOMENTUM[-1]),
-        momentum=chapter(*MOMENTUM[:-1]),
-    )
-    assert not warnings
-    links = [a["href"] for a in html["table"].select("section#chapter-3 td:first-child a")]
-    assert links[1:3] == ["momentum.html#claim-3-2", "appendix.html#claim-3-2"]
-    assert links[-1] == "appendix.html#claim-3-10"
-    for id, page in [("3-2", "momentum"), ("3-10", "appendix")]:
-        link = html["table"].find("a", string=f"claim {id.replace('-', '.')}")
-        assert link["href"] == f"{page}.html#claim-{id}"
 
 
 def test_claims_have_anchors_links_and_a_table(build):
@@ -170,22 +156,53 @@ def test_claims_have_anchors_links_and_a_table(build):
         momentum=chapter(*MOMENTUM, "3.2"),
     )
     assert not warnings
-    lines = html["momentum"].select(".claim-line")
+    lines = html["momentum"].select(".claims > .claim-line")
     ids = [f"claim-3-{n}" for n in range(1, len(MOMENTUM) + 1)] + ["claim-3-2-2"]
     assert [line["id"] for line in lines] == ids
-    assert "measured 0.1235, bound ≤ 1" in lines[0].get_text()
+    text = " ".join(lines[0].get_text().split())
+    assert text == "✓ Claim 3.1 σmin by (3.1) measured 0.12 bound ≤ 10⁻¹²"
+    assert lines[0].sub.get_text() == "min"
 
     rows = [
         [cell.get_text() for cell in row.select("td")] for row in html["table"].select("tbody tr")
     ]
     assert [row[0] for row in rows] == ["3.1", "3.2", "3.2", *MOMENTUM[2:]]
-    assert rows[0][1:] == ["It holds by (3.1)", "0.1235", "≤ 1"]
+    assert rows[0][1:] == ["σmin by (3.1)", "0.12", "≤ 10⁻¹²"]
+    assert html["table"].td.find_next("sub").get_text() == "min"
     assert f"{len(MOMENTUM)} claims in {len(MOMENTUM) + 1} checks" in html["table"].get_text()
     links = {a["href"] for a in html["table"].select("td:first-child a")}
     assert links == {f"momentum.html#{id}" for id in ids}
     assert html["table"].select_one("td:nth-child(2) a")["href"] == "#eq-3-1"
     assert lines[0].find("a")["href"] == "table.html#eq-3-1"
     assert html["table"].find("a", string="claim 3.2")["href"] == "momentum.html#claim-3-2"
+
+
+def test_claims_of_one_cell_are_rows_of_one_box(build):
+    page = chapter("3.1", "3.2", "3.2", "3.3", *MOMENTUM[3:])
+    first, second, third, fourth = page.cells[1:5]
+    text = nbformat.v4.new_output("display_data", data={"text/plain": "A picture"})
+    first.outputs += second.outputs + third.outputs + [text] + fourth.outputs
+    del page.cells[2:5]
+    html, warnings = build(momentum=page, eq="# 1\n\n$$ a \\tag{3.1} $$\n")
+    assert not warnings
+    boxes = html["momentum"].select(".claims")
+    names = [[" ".join(p.get_text().split()) for p in b.select(".claim-name")] for b in boxes]
+    assert names[:2] == [["✓ Claim 3.1", "✓ Claim 3.2", "✓"], ["✓ Claim 3.3"]]
+    assert len(boxes) == 2 + len(MOMENTUM[3:])
+
+
+def test_a_claim_may_stand_in_an_appendix(build):
+    html, warnings = build(
+        momentum=chapter(*(id for id in MOMENTUM if id != "3.7")),
+        conventions=chapter("3.7"),
+        table="# Claims\n\n```{verified-claims}\n```\n\nBy claim 3.7.\n\n$$ a \\tag{3.1} $$\n",
+    )
+    assert not warnings
+    rows = {row.a.get_text(): row for row in html["table"].select("tbody tr")}
+    assert list(rows) == MOMENTUM
+    assert rows["3.7"].a["href"] == "conventions.html#claim-3-7"
+    assert rows["3.7"].find("a", string="A chapter")["href"] == "conventions.html"
+    assert html["table"].find("a", string="claim 3.7")["href"] == "conventions.html#claim-3-7"
 
 
 @pytest.mark.parametrize(

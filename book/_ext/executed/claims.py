@@ -12,6 +12,8 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+from optcore.claims import typeset
+
 from .crossrefs import linked
 from .domain import anchor, note_target, stem
 from .ledger import LEDGER
@@ -39,18 +41,28 @@ def mark(app: Sphinx, doctree: nodes.document) -> None:
     found = []
     for index, cell in enumerate(notebook.cells):
         displays = [out for out in cell.get("outputs", []) if "data" in out and out.data]
-        lines = _bundles(cells[index]) if index in cells else []
+        bundles = _bundles(cells[index]) if index in cells else []
+        box = None
         for i, output in enumerate(displays):
             if "claim" not in output.metadata:
+                box = None
                 continue
             claim = dict(output.metadata["claim"])
-            if i >= len(lines):
+            if i >= len(bundles):
                 logger.warning("claim %s has no visible line", claim["id"], location=docname)
                 continue
             parts[claim["id"]] += 1
             part = parts[claim["id"]]
             claim["anchor"] = anchor("claim", claim["id"]) + (f"-{part}" if part > 1 else "")
-            lines[i].replace_self(_line(claim))
+            # The claims of one cell are rows of one box, an id stands before its first part.
+            if box is None:
+                box = nodes.container("", classes=["claims"])
+                bundles[i].replace_self(box)
+                above = None
+            else:
+                bundles[i].parent.remove(bundles[i])
+            box += _line(claim, named=claim["id"] != above)
+            above = claim["id"]
             note_target(app.env, claim["anchor"], f"Claim {claim['id']}")
             found.append(claim)
     if found:
@@ -61,26 +73,33 @@ def _bundles(cell: nodes.container) -> list[nodes.container]:
     return [n for n in cell.findall(nodes.container) if n.get("nb_element") == "mime_bundle"]
 
 
-def _line(claim: dict) -> nodes.container:
-    numbers = f"measured {_number(claim['measured'])}, bound {claim['bound']}"
+def _line(claim: dict, named: bool) -> nodes.container:
+    name = [nodes.strong("", f"Claim {claim['id']}", classes=["claim-id"])] if named else []
+    tick = nodes.inline("", "✓", classes=["claim-tick"])
     return nodes.container(
         "",
+        nodes.paragraph("", "", tick, nodes.Text(" "), *name, classes=["claim-name"]),
+        nodes.paragraph("", "", *_typeset(claim["sentence"]), classes=["claim-sentence"]),
         nodes.paragraph(
             "",
             "",
-            nodes.inline("", "✓", classes=["claim-tick"]),
+            nodes.inline("", f"measured {claim['rounded']}", classes=["claim-measured"]),
             nodes.Text(" "),
-            nodes.strong("", f"Claim {claim['id']}", classes=["claim-id"]),
-            nodes.Text(f" {claim['sentence']} "),
-            nodes.inline("", numbers, classes=["claim-numbers"]),
+            nodes.inline("", "", *_typeset(f"bound {claim['bound']}"), classes=["claim-bound"]),
+            classes=["claim-numbers"],
         ),
         classes=["claim-line"],
         ids=[claim["anchor"]],
     )
 
 
-def _number(measured: float) -> str:
-    return f"{measured:.4g}"
+SCRIPTS = {"sub": nodes.subscript, "sup": nodes.superscript}
+
+
+def _typeset(text: str) -> list[nodes.Node]:
+    return [
+        SCRIPTS[kind]("", piece) if kind else nodes.Text(piece) for kind, piece in typeset(text)
+    ]
 
 
 class ClaimsTable(nodes.General, nodes.Element):
@@ -107,31 +126,32 @@ class FillTables(SphinxPostTransform):
 
 def _report(app: Sphinx, fromdocname: str) -> list[nodes.Node]:
     claims = app.env.get_domain("book").claims
-    pages = {stem(docname): docname for docname in claims}
-    seconds = {docname: _seconds(app, docname) for docname in claims}
+    built = {stem(docname) for docname in app.env.found_docs}
+    seconds = {docname: _seconds(app, docname) for docname in app.env.nb_metadata}
     checks = [claim for page in claims.values() for claim in page]
+    chapters = [name for name in LEDGER if name in built]
     total = (
         f"{len({claim['id'] for claim in checks})} claims in {len(checks)} checks, "
-        f"executed on {len(claims)} pages in {sum(seconds.values()):.0f} s."
+        f"{len(chapters)} chapters, executed in {sum(seconds.values()):.0f} s."
     )
     report: list[nodes.Node] = [nodes.paragraph("", total, classes=["claims-total"])]
-    for name, chapter in LEDGER.items():
-        if name not in pages:
-            continue
-        number = str(chapter["number"])
-        of_chapter = [
+    for name in chapters:
+        chapter = LEDGER[name]
+        # A claim of the chapter may stand on another page.
+        rows = [
             (claim, docname)
-            for docname in sorted(claims, key=lambda docname: stem(docname) != name)
-            for claim in claims[docname]
-            if claim["id"].split(".")[0] == number
+            for docname, page in claims.items()
+            for claim in page
+            if claim["id"] in chapter["claims"]
         ]
+        times = [f"{seconds[d]:.1f} s" for d in seconds if stem(d) == name]
         report.append(
             nodes.section(
                 "",
-                nodes.title("", f"{number} {chapter['title']}"),
-                nodes.paragraph("", f"Executed in {seconds[pages[name]]:.1f} s."),
-                _table(app, of_chapter, fromdocname),
-                ids=[f"chapter-{number}"],
+                nodes.title("", f"{chapter['number']} {chapter['title']}"),
+                nodes.paragraph("", f"Executed in {', '.join(times)}."),
+                _table(app, rows, name, fromdocname),
+                ids=[f"chapter-{chapter['number']}"],
             )
         )
     return report
@@ -142,18 +162,25 @@ def _seconds(app: Sphinx, docname: str) -> float:
     return data.get("runtime") or 0.0
 
 
-def _table(app: Sphinx, claims: list[tuple[dict, str]], fromdocname: str) -> nodes.table:
+def _table(app: Sphinx, rows: list[tuple[dict, str]], home: str, fromdocname: str) -> nodes.table:
     group = nodes.tgroup("", cols=4)
-    group += [nodes.colspec(colwidth=width) for width in (8, 62, 15, 15)]
+    group += [nodes.colspec(colwidth=width) for width in (10, 60, 15, 15)]
     group += nodes.thead("", _row(*(_entry(h) for h in ("Claim", "Sentence", "Measured", "Bound"))))
     body = nodes.tbody()
-    for claim, docname in sorted(claims, key=lambda row: int(row[0]["id"].split(".")[1])):
+    for claim, docname in sorted(rows, key=lambda row: int(row[0]["id"].split(".")[1])):
         uri = app.builder.get_relative_uri(fromdocname, docname)
         link = nodes.reference("", claim["id"], internal=True, refuri=f"{uri}#{claim['anchor']}")
+        sentence = []
+        for piece in linked(claim["sentence"], fromdocname):
+            sentence += _typeset(piece) if isinstance(piece, nodes.Text) else [piece]
+        if stem(docname) != home:
+            title = app.env.titles[docname].astext()
+            page = nodes.reference("", title, internal=True, refuri=uri)
+            sentence += [nodes.Text(" (in "), page, nodes.Text(")")]
         body += _row(
             nodes.entry("", nodes.paragraph("", "", link)),
-            nodes.entry("", nodes.paragraph("", "", *linked(claim["sentence"], fromdocname))),
-            _entry(_number(claim["measured"])),
+            nodes.entry("", nodes.paragraph("", "", *sentence)),
+            _entry(claim["rounded"]),
             _entry(claim["bound"]),
         )
     group += body
@@ -161,7 +188,7 @@ def _table(app: Sphinx, claims: list[tuple[dict, str]], fromdocname: str) -> nod
 
 
 def _entry(text: str) -> nodes.entry:
-    return nodes.entry("", nodes.paragraph("", text))
+    return nodes.entry("", nodes.paragraph("", "", *_typeset(text)))
 
 
 def _row(*entries: nodes.entry) -> nodes.row:

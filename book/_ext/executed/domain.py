@@ -72,9 +72,9 @@ class BookDomain(Domain):
         node: pending_xref,
         contnode: Element,
     ) -> reference | None:
-        # A claim that an appendix checks as well is linked to its chapter.
-        chapters_first = sorted(self.claims, key=lambda docname: stem(docname) not in LEDGER)
-        for docname in self.equations if typ == "equation" else chapters_first:
+        pages = self.equations if typ == "equation" else self.claims
+        # Of two pages with parts of one claim the chapter, and not an appendix, is meant.
+        for docname in sorted(pages, key=lambda docname: stem(docname) not in LEDGER):
             if typ == "equation" and target in self.equations[docname]:
                 id = anchor("eq", target)
             elif typ == "claim" and any(c["id"] == target for c in self.claims[docname]):
