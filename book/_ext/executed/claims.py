@@ -17,6 +17,7 @@ from optcore.claims import typeset
 from .crossrefs import linked
 from .domain import anchor, note_target, stem
 from .ledger import LEDGER
+from .tables import stack
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,9 @@ def _table(app: Sphinx, rows: list[tuple[dict, str]], home: str, fromdocname: st
             _entry(claim["bound"]),
         )
     group += body
-    return nodes.table("", group, classes=["claims-table"])
+    table = nodes.table("", group, classes=["claims-table"])
+    stack(table)
+    return table
 
 
 def _entry(text: str) -> nodes.entry:
