@@ -127,8 +127,8 @@ class FillTables(SphinxPostTransform):
 
 def _report(app: Sphinx, fromdocname: str) -> list[nodes.Node]:
     claims = app.env.get_domain("book").claims
-    built = {stem(docname) for docname in app.env.found_docs}
-    seconds = {docname: _seconds(app, docname) for docname in app.env.nb_metadata}
+    built = {stem(docname): docname for docname in app.env.found_docs}
+    seconds = {name: _seconds(app, docname) for name, docname in built.items()}
     checks = [claim for page in claims.values() for claim in page]
     chapters = [name for name in LEDGER if name in built]
     total = (
@@ -145,12 +145,11 @@ def _report(app: Sphinx, fromdocname: str) -> list[nodes.Node]:
             for claim in page
             if claim["id"] in chapter["claims"]
         ]
-        times = [f"{seconds[d]:.1f} s" for d in seconds if stem(d) == name]
         report.append(
             nodes.section(
                 "",
                 nodes.title("", f"{chapter['number']} {chapter['title']}"),
-                nodes.paragraph("", f"Executed in {', '.join(times)}."),
+                nodes.paragraph("", f"Executed in {seconds[name]:.1f} s."),
                 _table(app, rows, name, fromdocname),
                 ids=[f"chapter-{chapter['number']}"],
             )
