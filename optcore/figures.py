@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Each colour has a contrast of at least 3 : 1 on white and on #121212, and any two stay apart under
 # the three common colour deficiencies.
@@ -13,7 +20,10 @@ PALETTE = ("#2868e0", "#d9711a", "#189c6c", "#c767c4", "#c23040", "#5f6b76")
 
 
 def style() -> None:
-    """Make the book's look the default of matplotlib: palette, light grid, readable sizes."""
+    """Make the book's look the default of matplotlib: palette, light grid, readable sizes.
+
+    A notebook shows PNGs, the site SVGs, for which it sets the variable `OPTCORE_FIGURES`.
+    """
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=PALETTE),
@@ -28,8 +38,32 @@ def style() -> None:
             "legend.fontsize": 9,
             "legend.frameon": False,
             "lines.linewidth": 1.8,
+            "svg.fonttype": "none",  # text is text, in the page's typeface
+            "svg.hashsalt": "optcore",  # the same figure, the same file
         }
     )
+    shell = get_ipython()
+    if shell and os.environ.get("OPTCORE_FIGURES") == "svg":
+        plt.switch_backend(plt.get_backend())  # it registers its own formatter when first loaded
+        formatters = shell.display_formatter.formatters
+        formatters["image/png"].pop(Figure, None)
+        formatters["image/svg+xml"].for_type(Figure, _svg)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as SVG. Many marks are one bitmap in it, or else the page would be heavy."""
+    for artist in figure.findobj(_is_crowd):
+        artist.set_rasterized(True)
+    file = io.StringIO()
+    figure.savefig(file, format="svg", bbox_inches="tight", dpi=220)
+    return file.getvalue()
+
+
+def _is_crowd(artist) -> bool:
+    if isinstance(artist, PathCollection):
+        return len(artist.get_offsets()) > 1000
+    marked = isinstance(artist, Line2D) and artist.get_marker() not in ("", " ", "None", None)
+    return marked and len(artist.get_xdata()) > 1000
 
 
 def contours(

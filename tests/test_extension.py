@@ -164,7 +164,8 @@ def test_claims_have_anchors_links_and_a_table(build):
     assert lines[0].sub.get_text() == "min"
 
     rows = [
-        [cell.get_text() for cell in row.select("td")] for row in html["table"].select("tbody tr")
+        [cell.get_text().split(": ")[-1] for cell in row.select("td")]
+        for row in html["table"].select("tbody tr")
     ]
     assert [row[0] for row in rows] == ["3.1", "3.2", "3.2", *MOMENTUM[2:]]
     assert rows[0][1:] == ["σmin by (3.1)", "0.12", "≤ 10⁻¹²"]
@@ -203,6 +204,93 @@ def test_a_claim_may_stand_in_an_appendix(build):
     assert rows["3.7"].a["href"] == "conventions.html#claim-3-7"
     assert rows["3.7"].find("a", string="A chapter")["href"] == "conventions.html"
     assert html["table"].find("a", string="claim 3.7")["href"] == "conventions.html#claim-3-7"
+
+
+SVG = """<?xml version="1.0"?>
+<svg width="10pt" viewBox="0 0 10 10"><metadata>who</metadata><g id="axes_1">
+<path id="m1" style="fill: #ffffff; stroke: #000000"/><use xlink:href="#m1" style="fill: #2868e0"/>
+<text style="font: 10px 'DejaVu Sans', sans-serif; fill: #595959">t</text></g></svg>"""
+
+
+def hidden(source, picture):
+    """A cell whose code is hidden; it draws, or sets up."""
+    data = {"text/plain": "picture", "image/svg+xml": SVG}
+    outputs = [nbformat.v4.new_output("display_data", data=data)] if picture else []
+    metadata = {"tags": ["hide-input"], "mystnb": {"image": {"alt": "A <line>"}}}
+    return nbformat.v4.new_code_cell(source, outputs=outputs, metadata=metadata)
+
+
+def figures(*cells):
+    notebook = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
+    texts = [nbformat.v4.new_markdown_cell(c) if isinstance(c, str) else c for c in cells]
+    notebook.cells += texts
+    return notebook
+
+
+def test_the_picture_then_its_caption_then_all_its_code(build):
+    html, warnings = build(
+        one=figures(
+            "# One",
+            hidden("a = 1", False),
+            hidden("b = 2", False),
+            hidden("plot()", True),
+            "**Figure 3.2.** It goes *up*.\n\nSee Figure 3.2.",
+            hidden("other()", True),
+        ),
+        two="# Two\n\nBy Figure 3.2.\n",
+    )
+    assert not warnings
+    first, second = html["one"].select("div.cell")
+    figure, fold = first.find_all(["figure", "details"])
+    assert figure["id"] == "figure-3-2" and figure.svg
+    assert figure.select_one(".caption-text").get_text() == "Figure 3.2. It goes up."
+    assert [pre.get_text().strip() for pre in fold.select("pre")] == ["a = 1", "b = 2", "plot()"]
+    assert fold.sourceline > figure.sourceline
+    assert [pre.get_text().strip() for pre in second.select("details pre")] == ["other()"]
+    assert html["two"].find("a", string="Figure 3.2")["href"] == "one.html#figure-3-2"
+    assert html["one"].find("a", string="Figure 3.2")["href"] == "#figure-3-2"
+
+
+@pytest.mark.parametrize(
+    ("cells", "warning"),
+    [
+        (["# One\n\nBy Figure 3.2."], "there is no figure 3.2"),
+        (["# One\n\n**Figure 3.2.** Of what?"], "caption of figure 3.2 follows no output"),
+        (
+            ["# One", *[hidden("plot()", True), "**Figure 3.2.** Up."] * 2],
+            "figure 3.2 is used more than once",
+        ),
+    ],
+)
+def test_what_is_wrong_with_figures_is_a_warning(build, cells, warning):
+    assert warning in build(one=figures(*cells))[1]
+
+
+def test_a_picture_takes_the_colours_of_the_page(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(EXTENSION), *sys.path])
+    from executed.figures import in_page_colors
+
+    page = in_page_colors(SVG, "A <line>")
+    soup = BeautifulSoup(page, "html.parser")
+    assert page.startswith("<svg ") and "width" not in page.split(">")[0] and "who" not in page
+    assert soup.svg["aria-label"] == "A <line>"
+    background = "var(--pst-color-background, white)"
+    assert soup.path["style"] == f"fill: {background}; stroke: currentColor"
+    assert soup.use["style"] == "fill: #2868e0"
+    assert f"color-mix(in srgb, currentColor 65%, {background})" in soup.find("text")["style"]
+    assert "10px system-ui, sans-serif;" in soup.find("text")["style"]
+    assert soup.use["xlink:href"] == f"#{soup.path['id']}" and soup.path["id"] != "m1"
+    assert not soup.g.get("id")
+
+
+def test_a_table_of_text_is_stacked_on_a_phone(build):
+    long = "words " * 9
+    html, _ = build(
+        text=f"# 1\n\n| a | b | c |\n|---|---|---|\n| 1 | {long} | 3 |\n",
+        numbers="# 1\n\n| a | b | c |\n|---|---|---|\n| 1 | 2 | 3 |\n",
+    )
+    assert html["text"].select_one("table.stacked td:nth-child(3)").get_text() == "c: 3"
+    assert not html["numbers"].select_one("table.stacked")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,18 @@ links between equations, claims, and the page of verified claims.
 
 from sphinx.application import Sphinx
 
-from . import boxes, claims, crossrefs, docstrings, images, mathjax, repository, slim
+from . import (
+    boxes,
+    claims,
+    crossrefs,
+    docstrings,
+    figures,
+    images,
+    mathjax,
+    repository,
+    slim,
+    tables,
+)
 from .domain import BookDomain
 
 
@@ -18,11 +29,15 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("verified-claims", claims.VerifiedClaims)
     # The order matters: a claim's line is replaced before its text is searched for references.
     app.connect("doctree-read", claims.mark, priority=600)
+    app.connect("doctree-read", figures.arrange, priority=601)
     app.connect("doctree-read", boxes.from_quotes, priority=601)
+    app.connect("doctree-read", tables.stack_wide, priority=601)
     app.connect("doctree-read", crossrefs.anchor_equations, priority=602)
     app.connect("doctree-read", crossrefs.link, priority=603)
     app.add_post_transform(claims.FillTables)
+    app.connect("builder-inited", figures.draw_as_svg)
     app.connect("doctree-resolved", images.check_alt_texts)
+    app.connect("doctree-resolved", figures.inline, priority=501)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", docstrings.process, priority=400)
     app.connect("autodoc-skip-member", docstrings.skip_field)

@@ -17,6 +17,7 @@ from optcore.claims import typeset
 from .crossrefs import linked
 from .domain import anchor, note_target, stem
 from .ledger import LEDGER
+from .tables import stack
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +127,8 @@ class FillTables(SphinxPostTransform):
 
 def _report(app: Sphinx, fromdocname: str) -> list[nodes.Node]:
     claims = app.env.get_domain("book").claims
-    built = {stem(docname) for docname in app.env.found_docs}
-    seconds = {docname: _seconds(app, docname) for docname in app.env.nb_metadata}
+    built = {stem(docname): docname for docname in app.env.found_docs}
+    seconds = {name: _seconds(app, docname) for name, docname in built.items()}
     checks = [claim for page in claims.values() for claim in page]
     chapters = [name for name in LEDGER if name in built]
     total = (
@@ -144,12 +145,11 @@ def _report(app: Sphinx, fromdocname: str) -> list[nodes.Node]:
             for claim in page
             if claim["id"] in chapter["claims"]
         ]
-        times = [f"{seconds[d]:.1f} s" for d in seconds if stem(d) == name]
         report.append(
             nodes.section(
                 "",
                 nodes.title("", f"{chapter['number']} {chapter['title']}"),
-                nodes.paragraph("", f"Executed in {', '.join(times)}."),
+                nodes.paragraph("", f"Executed in {seconds[name]:.1f} s."),
                 _table(app, rows, name, fromdocname),
                 ids=[f"chapter-{chapter['number']}"],
             )
@@ -184,7 +184,9 @@ def _table(app: Sphinx, rows: list[tuple[dict, str]], home: str, fromdocname: st
             _entry(claim["bound"]),
         )
     group += body
-    return nodes.table("", group, classes=["claims-table"])
+    table = nodes.table("", group, classes=["claims-table"])
+    stack(table)
+    return table
 
 
 def _entry(text: str) -> nodes.entry:

@@ -1,4 +1,4 @@
-"""Equations get an anchor; "(3.2)" and "claim 3.2" in running text become links."""
+"""Equations get an anchor; "(3.2)", "claim 3.2" and "Figure 3.2" in running text become links."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ logger = logging.getLogger(__name__)
 TAG = re.compile(r"\\tag\{(\d+\.\d+)\}")
 REFERENCE = re.compile(
     r"\((?P<equation>[1-9]\d*\.[1-9]\d*)\)|\b[Cc]laim\s(?P<claim>[1-9]\d*\.[1-9]\d*)"
+    r"|\b[Ff]igure\s(?P<figure>[1-9]\d*\.[1-9]\d*)"
 )
 VERBATIM = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw)
 LINKS = (nodes.reference, pending_xref)
+NAMES = {"claim-id", "figure-number"}  # where the thing itself is named
 
 
 def anchor_equations(app: Sphinx, doctree: nodes.document) -> None:
@@ -51,7 +53,7 @@ def link(app: Sphinx, doctree: nodes.document) -> None:
 def _is_excluded(text: nodes.Text) -> bool:
     node = text.parent
     while node is not None:
-        if isinstance(node, (*VERBATIM, *LINKS)) or "claim-id" in node.get("classes", ()):
+        if isinstance(node, (*VERBATIM, *LINKS)) or NAMES & set(node.get("classes", ())):
             return True
         if isinstance(node, nodes.title) and isinstance(node.parent, nodes.section):
             return True  # headings are copied into the tables of contents, which are links

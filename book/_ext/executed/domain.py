@@ -34,14 +34,15 @@ def stem(docname: str) -> str:
 
 
 class BookDomain(Domain):
-    """Equations by their tag and claims by their id, across all pages."""
+    """Equations by their tag, figures by their number and claims by their id, on all pages."""
 
     name = "book"
     label = "Optimization, Executed"
-    # Both tables go from a page's name to what is on it, so that a page can be forgotten.
-    initial_data = {"equations": {}, "claims": {}}
+    # The tables go from a page's name to what is on it, so that a page can be forgotten.
+    initial_data = {"equations": {}, "figures": {}, "claims": {}}
     dangling_warnings = {
         "equation": "there is no equation (%(target)s)",
+        "figure": "there is no figure %(target)s",
         "claim": "there is no claim %(target)s",
     }
 
@@ -50,15 +51,19 @@ class BookDomain(Domain):
         return self.data["equations"]
 
     @property
+    def figures(self) -> dict[str, list[str]]:
+        return self.data["figures"]
+
+    @property
     def claims(self) -> dict[str, list[dict]]:
         return self.data["claims"]
 
     def clear_doc(self, docname: str) -> None:
-        self.equations.pop(docname, None)
-        self.claims.pop(docname, None)
+        for table in self.initial_data:
+            self.data[table].pop(docname, None)
 
     def merge_domaindata(self, docnames: set[str], otherdata: dict) -> None:
-        for table in ("equations", "claims"):
+        for table in self.initial_data:
             for docname in docnames & otherdata[table].keys():
                 self.data[table][docname] = otherdata[table][docname]
 
@@ -72,26 +77,27 @@ class BookDomain(Domain):
         node: pending_xref,
         contnode: Element,
     ) -> reference | None:
-        pages = self.equations if typ == "equation" else self.claims
+        id = anchor("eq" if typ == "equation" else typ, target)
+        pages = {
+            "equation": self.equations,
+            "figure": self.figures,
+            "claim": {name: [c["id"] for c in page] for name, page in self.claims.items()},
+        }[typ]
         # Of two pages with parts of one claim the chapter, and not an appendix, is meant.
         for docname in sorted(pages, key=lambda docname: stem(docname) not in LEDGER):
-            if typ == "equation" and target in self.equations[docname]:
-                id = anchor("eq", target)
-            elif typ == "claim" and any(c["id"] == target for c in self.claims[docname]):
-                id = anchor("claim", target)
-            else:
-                continue
-            return make_refnode(builder, fromdocname, docname, id, contnode)
+            if target in pages[docname]:
+                return make_refnode(builder, fromdocname, docname, id, contnode)
         return None
 
     def resolve_any_xref(self, *args) -> list:
         return []  # an equation or a claim is only ever referred to as such
 
     def check_consistency(self) -> None:
-        tags = Counter(tag for page in self.equations.values() for tag in page)
-        for docname, page in self.equations.items():
-            for tag in sorted({tag for tag in page if tags[tag] > 1}):
-                logger.warning("equation tag (%s) is used more than once", tag, location=docname)
+        for name, table in {"equation tag (%s)": self.equations, "figure %s": self.figures}.items():
+            uses = Counter(number for page in table.values() for number in page)
+            for docname, page in table.items():
+                for number in sorted({number for number in page if uses[number] > 1}):
+                    logger.warning(f"{name} is used more than once", number, location=docname)
         pages = {stem(name): name for name in self.env.found_docs}
         checked = {stem(name): {c["id"] for c in page} for name, page in self.claims.items()}
         for chapter, problem in problems(LEDGER, set(pages), checked):
