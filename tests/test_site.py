@@ -126,7 +126,7 @@ def test_no_cell_failed_or_complained(page):
 @on_pages
 def test_no_raw_markup_is_left(page):
     article = copy(PAGES[page].find("article") or PAGES[page])
-    for tag in article.select("pre, code, .math, script, style, a, head"):
+    for tag in article.select("pre, code, .math, script, style, svg, a, head"):
         tag.decompose()
     text = article.get_text()
     assert not re.search(r":::|```|\{(note|ref|eq|cite|doc|math)\}|\\tag|\\begin\{|\$\$|\]\(", text)
