@@ -28,12 +28,14 @@ class Problem:
         start: the iterate to begin with.
         optimum: the minimiser, or `None` where it is unknown or not unique.
         place: where the draws stand, if they have an order beside the generator's; see `seek`.
+        l2: λ of a penalty λ/2 ‖w‖² that is in F and not in `contributions`.
     """
 
     n: int | None = None
     start: Tensor
     optimum: Tensor | None = None
     place: object = None
+    l2: float = 0.0
 
     def loss(self, w: Tensor) -> Tensor:
         """Return F(w), one number for each row of `w`."""
@@ -72,6 +74,24 @@ class Problem:
     def per_example(self, w: Tensor, sample) -> Tensor:
         """Return the gradient at each of the B samples, shape (B, dim), for one row `w`."""
         return vmap(lambda one: self.gradient(w, tree_map(lambda x: x.unsqueeze(0), one)))(sample)
+
+    def contributions(self, w: Tensor, sample: Tensor) -> Tensor:
+        """Return what `average` takes of each of the B samples, shape (B, *rows, …).
+
+        Here it is the gradient itself. A problem overrides both where less will do.
+        """
+        contributions = self._contributions
+        for _ in range(w.ndim - self.start.ndim):
+            rows = (0, None if sample.ndim == 1 else 1)
+            contributions = vmap(contributions, in_dims=rows, out_dims=1)
+        return contributions(w, sample)
+
+    def _contributions(self, w, sample):
+        return self.per_example(w, sample)
+
+    def average(self, contributions: Tensor, sample: Tensor) -> Tensor:
+        """Return the mean gradient of which these are the contributions, without the penalty's."""
+        return contributions.mean(0)
 
     def evaluations(self, sample=None) -> int:
         """Return how many gradients of single samples `gradient(w, sample)` computes for a row.
@@ -245,6 +265,7 @@ class LogisticRegression(Problem):
         self.x = _with_bias(x)
         self.y = y
         self.shape = (self.x.shape[1], int(y.max()) + 1)
+        self.targets = torch.nn.functional.one_hot(y, self.shape[1]).to(x.dtype)
         self.start = x.new_zeros(math.prod(self.shape))
 
     def loss(self, w: Tensor) -> Tensor:
@@ -254,12 +275,24 @@ class LogisticRegression(Problem):
         return -of_labels.mean((-2, -1)) + self.l2 / 2 * w.square().sum(-1)
 
     def _gradient(self, w, sample):
-        x, y = (self.x, self.y) if sample is None else (self.x[sample], self.y[sample])
-        return (x.T @ self._residual(w, x, y) / len(x)).flatten(-2) + self.l2 * w
+        x, targets = self.x, self.targets
+        if sample is not None:
+            x, targets = x[sample], targets[sample]
+        residuals = self._logits(w, x).softmax(-1) - targets
+        return (x.T @ residuals / len(x)).flatten(-2) + self.l2 * w
 
-    def _residual(self, w, x, y):
-        probabilities = self._logits(w, x).softmax(-1)
-        return probabilities - torch.nn.functional.one_hot(y, self.shape[1])
+    def _contributions(self, w, sample):
+        return self._logits(w, self.x[sample]).softmax(-1) - self.targets[sample]
+
+    def average(self, contributions: Tensor, sample: Tensor) -> Tensor:
+        """Return the mean of x̄_i r_iᵀ, whose contributions are the residuals r, one a class."""
+
+        def average(residuals, sample):
+            return (self.x[sample].T @ residuals / len(residuals)).flatten()
+
+        for _ in range(contributions.ndim - 2):
+            average = vmap(average, in_dims=(1, None if sample.ndim == 1 else 1))
+        return average(contributions, sample)
 
     def _logits(self, w, x):
         return x @ w.unflatten(-1, self.shape)
