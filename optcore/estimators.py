@@ -347,7 +347,7 @@ class SAGA(MiniBatch):
 
     def __init__(self, problem: Problem, size: int, *, max_bytes: int = MAX_TABLE_BYTES, **batch):
         if problem.n is None:
-            raise ValueError("SAGA keeps a table of the examples: the problem must be a finite sum.")
+            raise ValueError("SAGA needs a finite sum: it keeps a table of the examples.")
         super().__init__(problem, size, **batch)
         self.max_bytes = max_bytes
 

@@ -490,7 +490,7 @@ MUTANTS = {
         ("(2 if classes == 2 else 1)", "1"),
         ("(self.n * self.l2)", "self.l2"),
         ("[-columns / 2, columns / 2]", "[columns / 2, -columns / 2]"),
-        ("return probabilities - ", "return 1.001 * probabilities - "),
+        ("residuals = self", "residuals = 1.001 * self"),
     ],
     ("problems.py", "class Objective"): [
         ("if sample is None else sample", "if True else sample"),
