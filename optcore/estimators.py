@@ -198,7 +198,7 @@ class SVRG(MiniBatch):
     def __init__(
         self,
         problem: Problem,
-        size: int,
+        size: int | None = None,
         *,
         every: int | None = None,
         probability: float | None = None,
@@ -256,7 +256,7 @@ class SARAH(MiniBatch):
         ValueError: `size` as for `MiniBatch`; `every` is below 1.
     """
 
-    def __init__(self, problem: Problem, size: int, *, every: int, **batch):
+    def __init__(self, problem: Problem, size: int | None = None, *, every: int, **batch):
         _check_every(every)
         super().__init__(problem, size, **batch)
         self.every = every
