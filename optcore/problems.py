@@ -81,13 +81,15 @@ class Problem:
         Here it is the gradient itself. A problem overrides both where less will do.
         """
         contributions = self._contributions
-        for _ in range(w.ndim - self.start.ndim):
-            rows = (0, None if sample.ndim == 1 else 1)
-            contributions = vmap(contributions, in_dims=rows, out_dims=1)
+        for _ in range(sample.ndim - 1):
+            contributions = vmap(contributions, in_dims=(0, 1), out_dims=1)
         return contributions(w, sample)
 
     def _contributions(self, w, sample):
-        return self.per_example(w, sample)
+        each = self.per_example
+        for _ in range(w.ndim - self.start.ndim):
+            each = vmap(each, in_dims=(0, None), out_dims=1)
+        return each(w, sample)
 
     def average(self, contributions: Tensor, sample: Tensor) -> Tensor:
         """Return the mean gradient of which these are the contributions, without the penalty's."""
@@ -271,35 +273,49 @@ class LogisticRegression(Problem):
     def loss(self, w: Tensor) -> Tensor:
         """Return F(w) over all n examples."""
         log_p = self._logits(w, self.x).log_softmax(-1)
-        of_labels = log_p.take_along_dim(self.y.view(-1, 1).expand(*log_p.shape[:-1], 1), -1)
-        return -of_labels.mean((-2, -1)) + self.l2 / 2 * w.square().sum(-1)
+        labels = self.y.view(-1, *(1,) * (log_p.ndim - 1)).expand(*log_p.shape[:-1], 1)
+        of_labels = log_p.take_along_dim(labels, -1).squeeze(-1)
+        return -of_labels.mean(0) + self.l2 / 2 * w.square().sum(-1)
 
     def _gradient(self, w, sample):
-        x, targets = self.x, self.targets
-        if sample is not None:
-            x, targets = x[sample], targets[sample]
-        residuals = self._logits(w, x).softmax(-1) - targets
-        return (x.T @ residuals / len(x)).flatten(-2) + self.l2 * w
+        x, targets = self._examples(sample)
+        return self._mean(self._residuals(w, x, targets), x) + self.l2 * w
 
     def _contributions(self, w, sample):
-        return self._logits(w, self.x[sample]).softmax(-1) - self.targets[sample]
+        return self._residuals(w, *self._examples(sample))
 
     def average(self, contributions: Tensor, sample: Tensor) -> Tensor:
         """Return the mean of x̄_i r_iᵀ, whose contributions are the residuals r, one a class."""
 
         def average(residuals, sample):
-            return (self.x[sample].T @ residuals / len(residuals)).flatten()
+            return self._mean(residuals, self._examples(sample)[0])
 
-        for _ in range(contributions.ndim - 2):
-            average = vmap(average, in_dims=(1, None if sample.ndim == 1 else 1))
+        for _ in range(sample.ndim - 1):
+            average = vmap(average, in_dims=1)
         return average(contributions, sample)
 
+    def _examples(self, sample):
+        if sample is None:
+            return self.x, self.targets
+        return self.x.index_select(0, sample), self.targets.index_select(0, sample)
+
+    # Rows of w stand behind the examples, so that all of them make one product: for sixteen rows
+    # that is a third to a sixth of the time of sixteen products.
+
     def _logits(self, w, x):
-        return x @ w.unflatten(-1, self.shape)
+        return torch.tensordot(x, w.unflatten(-1, self.shape), ([1], [-2]))
+
+    def _residuals(self, w, x, targets):
+        probabilities = self._logits(w, x).softmax(-1)
+        return probabilities - targets.view(len(x), *(1,) * (probabilities.ndim - 2), -1)
+
+    def _mean(self, residuals, x):
+        # rᵀx takes half of the time of xᵀr.
+        return torch.tensordot(residuals, x, ([0], [0])).mT.flatten(-2) / len(x)
 
     def accuracy(self, w: Tensor, x: Tensor, y: Tensor) -> float:
         """Return the share of the rows of `x` whose most probable class is `y`."""
-        return (self._logits(w, _with_bias(x)).argmax(1) == y).double().mean().item()
+        return (self._logits(w, _with_bias(x)).argmax(-1) == y).double().mean().item()
 
     @functools.cached_property
     def optimum(self) -> Tensor:
