@@ -362,7 +362,8 @@ class Network(_ModuleProblem, Objective):
     """A `torch.nn.Module` on examples (x, y) as a function of its flat parameter vector.
 
     Args:
-        module: any module without buffers that change in the forward pass; it is not modified.
+        module: any module that computes from parameters and inputs alone, without dropout or
+            buffers that change in the forward pass: `eval()` turns them off. It is not modified.
         x: inputs, first dimension n.
         y: targets, first dimension n.
         loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
@@ -389,10 +390,11 @@ class Stream(_ModuleProblem):
 
     The estimator's seed decides on the order of the batches and on augmentation, as far as that
     takes its chance from torch; the global generator is left as it was. To take up a run in the
-    middle of an epoch, the batches that it had seen are loaded once more.
+    middle of an epoch, the batches that it had seen are loaded once more. The place in the epoch is
+    the stream's: two estimators that draw in turns want a stream each.
 
     Args:
-        module: any module without buffers that change in the forward pass; it is not modified.
+        module: as in `Network`.
         loader: gives pairs (x, y) of tensors, which follow `w` to its device.
         loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
 
