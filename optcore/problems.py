@@ -363,7 +363,8 @@ class Network(_ModuleProblem, Objective):
 
     Args:
         module: any module that computes from parameters and inputs alone, without dropout or
-            buffers that change in the forward pass: `eval()` turns them off. It is not modified.
+            buffers that change in the forward pass: `eval()` turns them off. It is not modified,
+            and w holds all its parameters, frozen ones too.
         x: inputs, first dimension n.
         y: targets, first dimension n.
         loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
@@ -399,12 +400,16 @@ class Stream(_ModuleProblem):
         loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
 
     Raises:
-        ValueError: from `draw`, if the loader gives no batches, or something else than pairs.
+        ValueError: the loader's workers are persistent; from `draw`, if it gives no batches, or
+            something else than pairs.
     """
 
     loss = None
 
     def __init__(self, module: torch.nn.Module, loader: DataLoader, loss: Callable):
+        if loader.persistent_workers:
+            # What they draw in an epoch depends on the epochs before.
+            raise ValueError("loader must not have persistent_workers: no run could be repeated.")
         self.start = self._flatten(module)
         self.loader = loader
         self.batch_loss = loss

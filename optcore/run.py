@@ -158,13 +158,13 @@ def run(
     if every is not None and every < 1:
         raise ValueError(f"every must be at least 1, or None, got {every}.")
     problem = estimator.problem
-    _check_start(problem, w, resume, steps)
-    if is_of_matrices(rule) and problem.start.ndim < 2:  # it would take rows of w for a matrix
-        raise ValueError("the rule is one of matrices, and the problem's w is flat: use by_layer.")
     columns = {"loss": problem.loss} if problem.n is None and problem.loss else {}
     columns |= record or {}
     if resume is not None:
         _check_resume(resume, columns, estimator)
+    _check_start(problem, w, resume, steps)
+    if is_of_matrices(rule) and problem.start.ndim < 2:  # it would take rows of w for a matrix
+        raise ValueError("the rule is one of matrices, and the problem's w is flat: use by_layer.")
     recorded = _record_times(steps, every)
     hyper["lr"] = lr
     points = points_of(rule)
@@ -227,6 +227,8 @@ def _check_start(problem, w, resume, steps) -> None:
 
 
 def _check_resume(resume, columns, estimator) -> None:
+    if not isinstance(resume, Checkpoint):
+        raise TypeError(f"resume must be a history's checkpoint, got a {type(resume).__name__}.")
     names = resume.records.keys() - {"t", "evaluations"}
     if names != columns.keys():
         before, now = (", ".join(sorted(x)) or "nothing" for x in (names, columns))

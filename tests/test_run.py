@@ -193,6 +193,8 @@ def test_a_checkpoint_knows_its_records_and_its_estimator():
             run(MiniBatch(p, 2), sgd, record=record, **settings)
     with pytest.raises(ValueError, match="resume was not made by an estimator such as FullBatch"):
         run(FullBatch(p), sgd, record=loss, **settings)
+    with pytest.raises(TypeError, match="resume must be a history's checkpoint, got a History"):
+        run(FullBatch(p), sgd, lr=0.1, steps=4, resume=run(FullBatch(p), sgd, lr=0.1, steps=2))
     done = run(FullBatch(p), sgd, lr=0.1, steps=2).checkpoint
     with pytest.raises(ValueError, match="resume was not made by an estimator such as MiniBatch"):
         run(MiniBatch(p, 2), sgd, lr=0.1, steps=4, resume=done)
