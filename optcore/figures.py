@@ -22,8 +22,8 @@ PALETTE = ("#2868e0", "#d9711a", "#189c6c", "#c767c4", "#c23040", "#5f6b76")
 def style() -> None:
     """Make the book's look the default of matplotlib: palette, light grid, readable sizes.
 
-    A notebook shows PNGs. For the site, which sets the variable `OPTCORE_FIGURES`, a figure is an SVG
-    as well: the page takes that, the published notebook the PNG.
+    A notebook shows PNGs. For the site, which sets the variable `OPTCORE_FIGURES`, a figure is an
+    SVG as well: the page takes that, the published notebook the PNG.
     """
     plt.rcParams.update(
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from functools import lru_cache
+from functools import cache
 from html import escape, unescape
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def _drawn(match: re.Match) -> str:
     return paths
 
 
-@lru_cache(maxsize=None)
+@cache
 def _glyph(character: str, family: str, slope: str, weight: str) -> tuple[str, int]:
     font = TTFont(findfont(FontProperties(family=family, style=slope, weight=weight)))
     names = font.getBestCmap() or next(iter(font["cmap"].tables)).cmap
