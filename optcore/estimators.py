@@ -162,5 +162,5 @@ class MiniBatch(Estimator):
 
     def load_state_dict(self, state: dict) -> None:
         """Continue with the batch that would have come next."""
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())  # wherever it was loaded
         self.problem.seek(state["place"])

@@ -56,7 +56,11 @@ def _svg(figure: Figure) -> str:
         artist.set_rasterized(True)
     file = io.StringIO()
     figure.savefig(file, format="svg", bbox_inches="tight", dpi=220)
-    return file.getvalue()
+    # Inlined, the file's rule for all elements would be one for the whole page: it would take the
+    # dots off the interactive figures. On the root its elements inherit it.
+    svg, rules = file.getvalue(), "stroke-linejoin: round; stroke-linecap: butt"
+    svg = svg.replace(f'<style type="text/css">*{{{rules}}}</style>', "")
+    return svg.replace("<svg ", f'<svg style="{rules}" ', 1)
 
 
 def _is_crowd(artist) -> bool:

@@ -362,7 +362,9 @@ class Network(_ModuleProblem, Objective):
     """A `torch.nn.Module` on examples (x, y) as a function of its flat parameter vector.
 
     Args:
-        module: any module without buffers that change in the forward pass; it is not modified.
+        module: any module that computes from parameters and inputs alone, without dropout or
+            buffers that change in the forward pass: `eval()` turns them off. It is not modified,
+            and w holds all its parameters, frozen ones too.
         x: inputs, first dimension n.
         y: targets, first dimension n.
         loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
@@ -389,20 +391,25 @@ class Stream(_ModuleProblem):
 
     The estimator's seed decides on the order of the batches and on augmentation, as far as that
     takes its chance from torch; the global generator is left as it was. To take up a run in the
-    middle of an epoch, the batches that it had seen are loaded once more.
+    middle of an epoch, the batches that it had seen are loaded once more. The place in the epoch is
+    the stream's: two estimators that draw in turns want a stream each.
 
     Args:
-        module: any module without buffers that change in the forward pass; it is not modified.
+        module: as in `Network`.
         loader: gives pairs (x, y) of tensors, which follow `w` to its device.
         loss: `loss(outputs, targets) -> scalar`, a mean over the examples.
 
     Raises:
-        ValueError: from `draw`, if the loader gives no batches, or something else than pairs.
+        ValueError: the loader's workers are persistent; from `draw`, if it gives no batches, or
+            something else than pairs.
     """
 
     loss = None
 
     def __init__(self, module: torch.nn.Module, loader: DataLoader, loss: Callable):
+        if loader.persistent_workers:
+            # What they draw in an epoch depends on the epochs before.
+            raise ValueError("loader must not have persistent_workers: no run could be repeated.")
         self.start = self._flatten(module)
         self.loader = loader
         self.batch_loss = loss

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals
+from torch.utils._pytree import tree_map_only
 from tqdm import trange
 
 from optcore.estimators import Estimator
@@ -73,11 +74,19 @@ class History:
 
     def _append(self, row: Mapping[str, object]) -> None:
         for name, value in row.items():
-            value = value.detach().cpu().numpy().copy() if isinstance(value, Tensor) else value
+            if isinstance(value, Tensor):
+                value = value.float() if value.dtype is torch.bfloat16 else value  # NumPy has none
+                value = value.detach().cpu().numpy().copy()
             value = np.asarray(value)
             if value.dtype.kind not in "biufc":
                 raise ValueError(f"record[{name!r}] must return numbers, got {value.dtype}.")
-            self._columns.setdefault(name, []).append(value)
+            column = self._columns.setdefault(name, [])
+            if column and value.shape != column[0].shape:
+                raise ValueError(
+                    f"record[{name!r}] must return one shape, got {value.shape} after "
+                    f"{column[0].shape}."
+                )
+            column.append(value)
 
 
 class NotFinite(FloatingPointError):
@@ -121,12 +130,14 @@ def run(
         every: record the start, every `every`-th iterate and the last one; `None` records the
             start, the last iterate and those at 2^(k/4), which are even on a logarithmic axis.
         record: more columns: name → function of the iterate that returns numbers. Gradients that
-            it computes are not the run's. A problem that is no sum over examples records "loss",
+            it computes are not the run's, but an estimator that it calls must be another: it would
+            take the run's samples. A problem that is no sum over examples records "loss",
             F(w), unasked; elsewhere that takes n evaluations a record: ask for it by
             `record={"loss": problem.loss}`.
         project: applied to every new iterate, for constrained problems.
         resume: `history.checkpoint` of a shorter run. With the same other arguments and more
-            `steps` the history becomes that of the run that was never interrupted.
+            `steps` the history becomes that of the run that was never interrupted. Of these
+            arguments it knows little: that problem, rule and rates are the same is up to you.
         **hyper: the rule's other hyper-parameters, such as `beta`; each may be a schedule, and so
             may those in a mapping (see `by_layer`).
 
@@ -139,19 +150,21 @@ def run(
             `.history` holds the records until then. As long as one row is finite, the others are
             recorded as they are.
         ValueError: `steps` or `every` is below 1; `w` does not end in the shape of `start`, or is
-            not floating point; `resume` comes with `w`, or has made `steps` steps already; a rule
-            of matrices meets a flat `w`.
+            not floating point; `resume` comes with `w`, has made `steps` steps already, or is of
+            another estimator or `record`; a rule of matrices meets a flat `w`.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     if every is not None and every < 1:
         raise ValueError(f"every must be at least 1, or None, got {every}.")
     problem = estimator.problem
+    columns = {"loss": problem.loss} if problem.n is None and problem.loss else {}
+    columns |= record or {}
+    if resume is not None:
+        _check_resume(resume, columns, estimator)
     _check_start(problem, w, resume, steps)
     if is_of_matrices(rule) and problem.start.ndim < 2:  # it would take rows of w for a matrix
         raise ValueError("the rule is one of matrices, and the problem's w is flat: use by_layer.")
-    columns = {"loss": problem.loss} if problem.n is None and problem.loss else {}
-    columns |= record or {}
     recorded = _record_times(steps, every)
     hyper["lr"] = lr
     points = points_of(rule)
@@ -165,7 +178,11 @@ def run(
         start, w, state, memory, draws, spent, records = copy.deepcopy(resume)
         estimator.load_state_dict(draws)
         history = History(w)
-        history._columns = {name: list(values.numpy()) for name, values in records.items()}
+        # Where the shorter run ended there is a record that the whole one may not have.
+        kept = [t == 0 or t in recorded for t in records["t"].tolist()]
+        history._columns = {
+            name: list(values[kept].cpu().numpy()) for name, values in records.items()
+        }
 
     def note(t):
         values = {name: function(w) for name, function in columns.items()}
@@ -186,8 +203,9 @@ def run(
         if t in recorded:
             note(t)
     records = {name: torch.from_numpy(history[name]) for name in history._columns}
-    ended = Checkpoint(steps, w, state, memory, estimator.state_dict(), spent, records)
-    history.checkpoint = copy.deepcopy(ended)
+    ended = Checkpoint(int(steps), w, state, memory, estimator.state_dict(), spent, records)
+    # Without the graph that a rate which requires its gradient leaves behind: it cannot be copied.
+    history.checkpoint = copy.deepcopy(tree_map_only(Tensor, Tensor.detach, ended))
     return history
 
 
@@ -206,6 +224,17 @@ def _check_start(problem, w, resume, steps) -> None:
             f"w has shape {tuple(w.shape)}: it must end in the problem's "
             f"{tuple(problem.start.shape)}."
         )
+
+
+def _check_resume(resume, columns, estimator) -> None:
+    if not isinstance(resume, Checkpoint):
+        raise TypeError(f"resume must be a history's checkpoint, got a {type(resume).__name__}.")
+    names = resume.records.keys() - {"t", "evaluations"}
+    if names != columns.keys():
+        before, now = (", ".join(sorted(x)) or "nothing" for x in (names, columns))
+        raise ValueError(f"record must be that of the checkpoint, {before}: it is {now}.")
+    if resume.draws.keys() != estimator.state_dict().keys():
+        raise ValueError(f"resume was not made by an estimator such as {type(estimator).__name__}.")
 
 
 def _at(t: int, hyper: Mapping) -> dict:

@@ -241,8 +241,10 @@ def _one_after_another(schedules: list[Schedule], milestones: list[int]) -> Sche
 
 
 @_schedule
-def multiply(*factors: float | Schedule) -> Schedule:
+def multiply(*factors: float | Tensor | Schedule) -> Schedule:
     r"""Multiply schedules and numbers: `multiply(lr, warm_up(100), power(0.5))`.
+
+    With a tensor of rates it is a schedule for each, as `run` takes them for rows of w.
 
     Raises:
         ValueError: a number is negative or not finite.
@@ -285,7 +287,7 @@ def _at_epoch(schedule: Schedule, epoch: int) -> float:
 
 
 def _nonnegative(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
+    if not isinstance(value, Tensor) and not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number ≥ 0, got {value}.")
 
 

@@ -237,6 +237,6 @@ MUTANTS = {
     ],
     ("estimators.py", '    def restart(self) -> None:\n        """Go back'): [
         ("        self.generator.manual_seed(self.seed)\n", ""),
-        ('        self.generator.set_state(state["generator"])\n', ""),
+        ('        self.generator.set_state(state["generator"].cpu())', "        pass"),
     ],
 }

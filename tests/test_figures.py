@@ -47,6 +47,8 @@ def test_a_crowd_of_marks_is_a_bitmap(formatters, draw, bitmaps):
     plt.close(figure)
     assert svg.count("<image") == bitmaps
     assert ">a label</text>" in svg
+    assert "<style" not in svg  # its rules would be the whole page's
+    assert "<svg style=" in svg
     assert len(svg) < 400_000
 
 
@@ -56,6 +58,7 @@ MUTANTS = {
     ("figures.py", "def style("): [
         ('"svg.fonttype": "none"', '"svg.fonttype": "path"'),
         ('== "svg"', '!= "svg"'),
+        ("*{{{rules}}}", "+{{{rules}}}"),
     ],
     ("figures.py", "def _svg("): [
         ("set_rasterized(True)", "set_rasterized(False)"),

@@ -5,6 +5,7 @@ coordinates without a gradient.
 """
 
 import io
+import itertools
 import math
 from functools import partial
 
@@ -300,6 +301,37 @@ def test_loading_shares_nothing(make, dtype):
         assert_same(state, copy, rtol=0, atol=0)
 
 
+DIFFERENT = ["SGD, momentum", "HeavyBall", "Nesterov", "Adagrad", "RMSprop, all", "Adam", "Lion"]
+DIFFERENT += ["FromRule", "Muon"]
+PAIRS = set(itertools.permutations(DIFFERENT, 2))
+# Both keep a displacement, and have the same numbers.
+PAIRS -= {("HeavyBall", "Nesterov"), ("Nesterov", "HeavyBall")}
+
+
+@pytest.mark.parametrize(("name", "other"), sorted(PAIRS))
+def test_the_state_of_another_optimizer_is_refused(name, other):
+    first, second = (EVERY[n](leaves([(4, 3)]), lr=0.1) for n in (name, other))
+    advance(first, [1, 2])
+    with pytest.raises(ValueError, match="it was .*made by"):
+        second.load_state_dict(first.state_dict())
+        advance(second, [3])
+    assert_same(second.param_groups[0]["params"], leaves([(4, 3)]), rtol=0, atol=0)
+
+
+def test_an_older_state_may_lack_flags_and_groups_may_have_more():
+    (p,) = leaves([(4, 3)])
+    first, second = optim.Adam([p]), optim.Adam([p])
+    advance(first, [1])
+    saved = first.state_dict()
+    for name in ("foreach", "fused", "amsgrad", "capturable", "decoupled_weight_decay"):
+        del saved["param_groups"][0][name]
+    saved["param_groups"][0]["depth"] = 3
+    second.load_state_dict(saved)
+    assert second.param_groups[0]["depth"] == 3
+    advance(second, [2])
+    assert second.state[p]["step"] == 2
+
+
 # --- roots
 
 
@@ -400,6 +432,13 @@ MUTANTS = {
     ],
     ("optim/base.py", "def load_state_dict("): [
         ('tree_map_only(Tensor, torch.clone, final["state"])', 'final["state"]'),
+        ('            self._check_loaded(final["param_groups"])\n', ""),
+    ],
+    ("optim/base.py", "def _check_loaded("): [
+        ("if type(x) in (int, float, tuple)", ""),
+    ],
+    ("optim/momentum.py", "def _at_rest("): [
+        ("            if state:\n", "            if False:\n"),
     ],
     ("optim/base.py", "def subtract("): [
         (" or is_fake(lr)", ""),

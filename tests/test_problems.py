@@ -427,6 +427,8 @@ def test_the_gradient_of_a_stream_is_backwards():
 
 
 def test_what_a_stream_refuses():
+    with pytest.raises(ValueError, match="loader must not have persistent_workers"):
+        stream(num_workers=1, persistent_workers=True)
     problem = stream()
     with pytest.raises(ValueError, match="a Stream has no exact gradient: use MiniBatch"):
         problem.gradient(problem.start)
@@ -511,6 +513,7 @@ MUTANTS = {
         ("samplers = (self.loader.sampler, batches, ", "samplers = (batches, "),
         ('getattr(batches, "sampler", None))', "None)"),
         ("len(batch) != 2:", "False:"),
+        ("if loader.persistent_workers:", "if False:"),
         ("torch.set_rng_state(self._chance)", "pass"),
         ("            self._chance = torch.get_rng_state()\n        if batch", "        if batch"),
         ("self.place = (seed, drawn + 1)", "self.place = (seed, drawn)"),

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -329,6 +330,25 @@ def test_shapes_must_agree(rule):
         rule(torch.ones(2), torch.ones(2, 1), lr=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "rule", [*RULES.values(), *(partial(amsgrad, form=form) for form in ("torch", "optax"))]
+)
+def test_a_number_keeps_its_dtype(rule, dtype):
+    w, state = torch.tensor(1.0, dtype=dtype), None
+    for _ in range(2):
+        w, state = rule(w, torch.sin(w), state, lr=0.1)
+        kept = [x for name, x in state._asdict().items() if name != "t"]
+        assert {x.dtype for x in (w, *kept)} == {dtype}
+
+
+@pytest.mark.parametrize("rule", [adagrad, rmsprop, adam, adamw])
+def test_complex_numbers_are_refused(rule):
+    w = torch.tensor([1 + 1j])
+    with pytest.raises(ValueError, match="w is complex: hand over .*view_as_real"):
+        rule(w, 1j * w, lr=0.1)
+
+
 def test_unknown_form():
     with pytest.raises(ValueError, match="form must be 'paper', 'torch' or 'optax'"):
         amsgrad(torch.ones(2), torch.ones(2), lr=0.1, form="keras")
@@ -355,14 +375,14 @@ MUTANTS = {
     ("rules/adaptive.py", "def adam("): [
         ("z + weight_decay * w", "z - weight_decay * w"),
         ("if bias_correction", "if not bias_correction"),
-        ("m / (1 - beta1**t)", "m / (1 - beta1 ** (t - 1 + 1e-9))"),
-        ("v / (1 - beta2**t)", "v / (1 - beta1**t)"),
+        ("_unbiased(m, beta1, t)", "_unbiased(m, beta1, t - 1 + 1e-9)"),
+        ("_unbiased(v, beta2, t)", "_unbiased(v, beta1, t)"),
     ],
     ("rules/adaptive.py", "def amsgrad("): [
-        ("torch.maximum(v_max, v", "torch.maximum(v, v"),
+        ("torch.maximum(v_max,", "torch.maximum(v,"),
         ('if form == "optax" else v)', "if True else v)"),
-        ('m if form == "paper" else m', 'm if form != "paper" else m'),
-        ('v_max / (1 - beta2**t) if form == "torch"', 'v_max if form == "torch"'),
+        ('m if form == "paper" else', 'm if form != "paper" else'),
+        ('_unbiased(v_max, beta2, t) if form == "torch"', 'v_max if form == "torch"'),
         ("MomentsAndMax(t, m, v, v_max)", "MomentsAndMax(t, m, v_max, v_max)"),
     ],
     ("rules/adaptive.py", "def adamw("): [
@@ -376,6 +396,10 @@ MUTANTS = {
         ("c = beta1 * m + (1 - beta1) * z", "c = beta2 * m + (1 - beta2) * z"),
         ("Average(beta2 * m + (1 - beta2) * z)", "Average(c)"),
         ("+ weight_decay * w)", ")"),
+    ],
+    ("rules/adaptive.py", "def _unbiased("): [
+        (".to(average.dtype)", ""),
+        ("if v.is_complex():", "if False:"),
     ],
     ("rules/adaptive.py", "def _moments("): [
         ("t + 1, beta1", "t, beta1"),

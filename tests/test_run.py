@@ -82,6 +82,20 @@ def test_a_record_returns_numbers():
         run(FullBatch(problem()), sgd, lr=0.1, steps=1, record={"name": lambda w: "abc"})
 
 
+def test_a_record_keeps_its_shape():
+    shapes = iter([(2,), (3,)])
+    with pytest.raises(
+        ValueError, match=r"record\['a'\] must return one shape, got \(3,\) after \(2,"
+    ):
+        run(
+            FullBatch(problem()),
+            sgd,
+            lr=0.1,
+            steps=9,
+            record={"a": lambda w: np.ones(next(shapes))},
+        )
+
+
 def test_the_same_run_twice_is_the_same():
     estimator = MiniBatch(problem(), 2)
     once, again = (run(estimator, sgd, lr=0.1, steps=5).w for _ in range(2))
@@ -156,6 +170,75 @@ def test_a_checkpoint_shares_nothing_with_the_run():
     for _ in range(2):
         rest = run(MiniBatch(p, 2), in_place, lr=0.1, steps=6, resume=first.checkpoint)
         assert torch.equal(rest.w, whole)
+
+
+@pytest.mark.parametrize("every", [3, None])
+def test_the_end_of_a_shorter_run_leaves_no_record(every):
+    p = finite_sum()
+    settings = {"lr": 0.1, "every": every, "record": {"w": lambda w: w}}
+    whole = run(MiniBatch(p, 2), sgd, steps=20, **settings)
+    first = run(MiniBatch(p, 2), sgd, steps=14, **settings)
+    assert first["t"][-1] == 14 not in whole["t"]
+    rest = run(MiniBatch(p, 2), sgd, steps=20, resume=first.checkpoint, **settings)
+    for name in ("t", "evaluations", "w"):
+        assert rest[name].tolist() == whole[name].tolist()
+
+
+def test_a_checkpoint_knows_its_records_and_its_estimator():
+    p, loss = finite_sum(), {"loss": finite_sum().loss}
+    done = run(MiniBatch(p, 2), sgd, lr=0.1, steps=2, record=loss).checkpoint
+    settings = {"lr": 0.1, "steps": 4, "resume": done}
+    for record, names in [(None, "nothing"), (loss | {"w": lambda w: w}, "loss, w")]:
+        with pytest.raises(ValueError, match=f"record must be that .*, loss: it is {names}"):
+            run(MiniBatch(p, 2), sgd, record=record, **settings)
+    with pytest.raises(ValueError, match="resume was not made by an estimator such as FullBatch"):
+        run(FullBatch(p), sgd, record=loss, **settings)
+    with pytest.raises(TypeError, match="resume must be a history's checkpoint, got a History"):
+        run(FullBatch(p), sgd, lr=0.1, steps=4, resume=run(FullBatch(p), sgd, lr=0.1, steps=2))
+    done = run(FullBatch(p), sgd, lr=0.1, steps=2).checkpoint
+    with pytest.raises(ValueError, match="resume was not made by an estimator such as MiniBatch"):
+        run(MiniBatch(p, 2), sgd, lr=0.1, steps=4, resume=done)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a second device")
+def test_a_checkpoint_may_be_loaded_onto_another_device():
+    file, p = io.BytesIO(), Quadratic([1.0, 0.1], noise=0.1)
+    torch.save(run(MiniBatch(p, 2), heavy_ball, lr=0.1, beta=0.9, steps=3).checkpoint, file)
+    file.seek(0)
+    moved = torch.load(file, weights_only=True, map_location="cuda")
+    p = Quadratic([1.0, 0.1], noise=0.1, device="cuda")
+    history = run(MiniBatch(p, 2), heavy_ball, lr=0.1, beta=0.9, steps=6, resume=moved)
+    assert history.w.is_cuda and history["t"].tolist() == list(range(7))
+
+
+def test_a_numpy_number_of_steps_can_be_saved():
+    history = run(FullBatch(problem()), sgd, lr=0.1, steps=np.int64(3))
+    assert saved_and_loaded(history.checkpoint).t == 3
+
+
+def test_autograd_follows_a_run_and_leaves_the_checkpoint_alone():
+    p, lr = Quadratic([1.0, 0.5]), torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    history = run(FullBatch(p), heavy_ball, lr=lr, beta=0.0, steps=3)
+    history.w.sum().backward()
+    # w = Σ (1 − ηλ)³
+    assert lr.grad.item() == pytest.approx(-3 * (0.9**2 + 0.5 * 0.95**2))
+    assert not history.checkpoint.w.requires_grad
+    assert not history.checkpoint.state.w.requires_grad
+    assert torch.equal(saved_and_loaded(history.checkpoint).w, history.w.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_run_in_any_precision_is_recorded_and_resumed(dtype):
+    p = Quadratic([1.0, 0.5], noise=0.1, dtype=dtype)
+    settings = {"lr": 0.1, "beta": 0.9, "record": {"w": lambda w: w}}
+    whole = run(MiniBatch(p, 2), heavy_ball, steps=6, **settings)
+    first = run(MiniBatch(p, 2), heavy_ball, steps=3, **settings)
+    again = saved_and_loaded(first.checkpoint)
+    rest = run(MiniBatch(p, 2), heavy_ball, steps=6, resume=again, **settings)
+    assert whole.w.dtype is dtype
+    assert torch.equal(rest.w, whole.w)
+    assert np.array_equal(rest["loss"], whole["loss"])
+    assert whole["w"][-1].tolist() == whole.w.tolist()
 
 
 def test_a_stream_is_resumed_in_the_middle_of_an_epoch():
@@ -372,21 +455,32 @@ MUTANTS = {
         ("        estimator.restart()\n", ""),
         ("        estimator.load_state_dict(draws)\n", ""),
         ("copy.deepcopy(resume)", "resume"),
-        ("copy.deepcopy(ended)", "ended"),
-        ("Checkpoint(steps, w, state, memory,", "Checkpoint(steps, w, None, memory,"),
+        ("copy.deepcopy(tree_map_only(Tensor, Tensor.detach, ended))", "ended"),
+        ("w, state, memory, estimator.state_dict()", "w, None, memory, estimator.state_dict()"),
         ("estimator.state_dict(), spent, records)", "estimator.state_dict(), 0, records)"),
         ("if problem.n is None and problem.loss", "if problem.loss"),
         ("trange(start + 1,", "trange(1,"),
         ("if is_of_matrices(rule) and", "if False and"),
+        ("t == 0 or t in recorded", "True"),
+        ("t == 0 or t in recorded", "t in recorded"),
+        ("Checkpoint(int(steps)", "Checkpoint(steps"),
+        ("tree_map_only(Tensor, Tensor.detach, ended)", "ended"),
         ("and problem.start.ndim < 2", ""),
     ],
     ("run.py", "def _append("): [
         (".numpy().copy()", ".numpy()"),
         ('not in "biufc"', 'in "O"'),
+        ("value.float() if", "value if"),
+        ("if column and value.shape != column[0].shape", "if False"),
     ],
     ("run.py", "def _check_start("): [
         ("steps <= resume.t", "steps < resume.t"),
         ("        w = resume.w\n", ""),
+    ],
+    ("run.py", "def _check_resume("): [
+        ("if names != columns.keys()", "if names > columns.keys()"),
+        ("if names != columns.keys()", "if names < columns.keys()"),
+        ("if resume.draws.keys() != estimator.state_dict().keys()", "if False"),
     ],
     ("run.py", "def _at("): [
         ("_at(t, value) if isinstance(value, dict)", "value if isinstance(value, dict)"),

@@ -88,6 +88,12 @@ def test_the_transformer_schedule_is_a_product():  # Vaswani et al. (2017), equa
         assert schedule(t) == pytest.approx(min(t**-0.5, t * W**-1.5), rel=1e-14)
 
 
+def test_a_tensor_of_rates_is_a_schedule_for_each():
+    rates = torch.tensor([[0.1], [0.2]])
+    schedule = pickle.loads(pickle.dumps(multiply(rates, warm_up(4))))
+    assert torch.equal(schedule(1), rates / 4)
+
+
 def sgd(rates=(0.3,)):
     groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": lr} for lr in rates]
     return torch.optim.SGD(groups)
@@ -480,5 +486,8 @@ MUTANTS = {
         ("schedule(epoch + 1)", "schedule(epoch)"),
         ("functools.partial(_at_epoch, s)", "functools.partial(_at_epoch, schedules[0])"),
         ("functools.partial(_at_epoch, s)", "lambda epoch, s=s: s(epoch + 1)"),
+    ],
+    ("schedules.py", "def _nonnegative("): [
+        ("not isinstance(value, Tensor) and ", ""),
     ],
 }

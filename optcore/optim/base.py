@@ -62,10 +62,15 @@ class CheckedOptimizer(Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load, as in torch, which shares the state with `state_dict` and rounds it: not here."""
+        """Load, as in torch, which shares the state with `state_dict` and rounds it: not here.
+
+        Raises:
+            ValueError: the groups are not torch's, or those of another optimizer.
+        """
         loaded: dict = {}  # what the user's hooks before this one make of it
 
         def take(_, final):
+            self._check_loaded(final["param_groups"])
             state = tree_map_only(Tensor, torch.clone, final["state"])
             loaded.update(final, state=state)
             return loaded
@@ -101,6 +106,17 @@ class CheckedOptimizer(Optimizer):
 
     def _check(self, group: dict) -> None:
         """Raise if one of the hyper-parameters that only this optimizer has is out of range."""
+
+    def _check_loaded(self, groups: list[dict]) -> None:
+        # Flags are missing where torch was older, or has none. Without a number it is another's,
+        # and so is the state.
+        numbers = [name for name, x in self.defaults.items() if type(x) in (int, float, tuple)]
+        for group in groups:
+            if missing := [name for name in numbers if name not in group]:
+                raise ValueError(
+                    f"The state_dict has no {', '.join(missing)}: it was not made by "
+                    f"{type(self).__name__}"
+                )
 
     def _read_groups(self) -> None:
         # The compiler compiles again when what it has looked at changes, were it only the number of

@@ -102,11 +102,11 @@ class FromRule(CheckedOptimizer):
         self._read_groups()
         places, gradients, losses = {}, {}, []
         for group, p in self._params():
-            places[p] = points(self._owned(p, p), self._state(p), **self._hyper(group, p))
+            places[p] = points(self._owned(p, p), self._state(group, p), **self._hyper(group, p))
             gradients[p] = []
         starts = [(p, p.clone()) for p in places]
         try:
-            for k in range(max(map(len, places.values()))):
+            for k in range(max(map(len, places.values()), default=1)):
                 for p, own in places.items():
                     p.copy_(self._as_parameter(own[min(k, len(own) - 1)], p))
                 with torch.enable_grad():
@@ -156,7 +156,7 @@ class FromRule(CheckedOptimizer):
     def _advance(self, group, p, gradients):
         if any(z.is_sparse for z in gradients):
             raise RuntimeError(f"{self._title()} does not support sparse gradients")
-        w, state = self._owned(p, p), self._state(p)
+        w, state = self._owned(p, p), self._state(group, p)
         zs = tuple(self._owned(-z if group["maximize"] else z, p) for z in gradients)
         w_next, new = self.rule(
             w, zs if points_of(self.rule) else zs[0], state, **self._hyper(group, p)
@@ -195,14 +195,16 @@ class FromRule(CheckedOptimizer):
             self._kind, self._keys = type(state), keys
         return values
 
-    def _state(self, p):
+    def _state(self, group, p):
         entries = self.state.get(p)
+        if entries and not self._keys:  # loaded before the rule ran, or kept a state
+            self._try(group, p)
         if not entries or not self._keys:
             return None
-        if missing := [key for key in self._keys if key not in entries]:
+        if entries.keys() != set(self._keys):
             raise ValueError(
                 f"The state has {', '.join(entries)}, but {self._title()} wants "
-                f"{', '.join(missing)}: it was not made by this rule"
+                f"{', '.join(self._keys)}: it was not made by this rule"
             )
         values = [entries[key] for key in self._keys]
         if issubclass(self._kind, Tensor):
@@ -220,6 +222,9 @@ class FromRule(CheckedOptimizer):
 
     def _as_parameter(self, x, p):
         return torch.view_as_complex(x.contiguous()) if p.is_complex() else x
+
+    def _check_loaded(self, groups):
+        """Take all: a rule may have got new arguments. Its state is looked at when it is used."""
 
     def _loaded(self, p, value):
         return value.to(p.device)  # a count is not to be rounded to the parameter's type

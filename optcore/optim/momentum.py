@@ -27,9 +27,15 @@ class _MomentumOptimizer(CheckedOptimizer):
 
     def _at_rest(self, p: Tensor, key: str) -> Tensor:
         # Every form starts from rest: a zero velocity, a zero displacement.
-        if key not in self.state[p]:
-            self.state[p][key] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return self.state[p][key]
+        state = self.state[p]
+        if key not in state:
+            if state:
+                raise ValueError(
+                    f"The state has {', '.join(state)}, but {type(self).__name__} wants {key}: it "
+                    "was made by another optimizer, or in another form"
+                )
+            state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return state[key]
 
 
 class SGD(_MomentumOptimizer):
@@ -154,7 +160,8 @@ class HeavyBall(_MomentumOptimizer):
     the names differ so that no `state_dict` is taken for another's.
 
     Raises:
-        ValueError: a hyper-parameter is out of range, or the parameter list is empty.
+        ValueError: a hyper-parameter is out of range, the parameter list is empty, or what was
+            loaded is another optimizer's state.
     """
 
     def __init__(

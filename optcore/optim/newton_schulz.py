@@ -1,7 +1,7 @@
 """Newton–Schulz on many matrices of one shape: the fast path of `optcore.optim.Muon`.
 
-`newton_schulz` is all that `Muon` calls. What `orthogonalize` of `optcore.rules.muon` computes for
-one matrix it computes with
+`newton_schulz` is all that `Muon` calls for plain tensors. What `orthogonalize` of
+`optcore.rules.muon` computes for one matrix it computes with
 
 - batches: small matrices together, large ones one by one;
 - the Gram form: several steps on X Xᵀ before X is formed again, where that is fewer products;

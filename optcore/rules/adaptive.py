@@ -166,7 +166,10 @@ def adam(
     """
     _check_adam(w, z, lr, beta1, beta2, eps, weight_decay)
     t, m, v = _moments(z + weight_decay * w, state, beta1, beta2)
-    m_hat, v_hat = (m / (1 - beta1**t), v / (1 - beta2**t)) if bias_correction else (m, v)
+    if bias_correction:
+        m_hat, v_hat = _unbiased(m, beta1, t), _unbiased(v, beta2, t)
+    else:
+        m_hat, v_hat = m, v
     return w - lr * m_hat / _root(v_hat, eps, eps_inside), Moments(t, m, v)
 
 
@@ -206,9 +209,9 @@ def amsgrad(w, z, state=None, *, lr, beta1=0.9, beta2=0.999, eps=1e-8, form="pap
         raise ValueError(f"form must be 'paper', 'torch' or 'optax', got {form!r}.")
     v_max = torch.zeros_like(z) if state is None else state.v_max
     t, m, v = _moments(z, None if state is None else Moments(*state[:3]), beta1, beta2)
-    v_max = torch.maximum(v_max, v / (1 - beta2**t) if form == "optax" else v)
-    m_hat = m if form == "paper" else m / (1 - beta1**t)
-    denominator = v_max / (1 - beta2**t) if form == "torch" else v_max
+    v_max = torch.maximum(v_max, _unbiased(v, beta2, t) if form == "optax" else v)
+    m_hat = m if form == "paper" else _unbiased(m, beta1, t)
+    denominator = _unbiased(v_max, beta2, t) if form == "torch" else v_max
     w_next = w - lr * m_hat / _root(denominator, eps, False)
     return w_next, MomentsAndMax(t, m, v, v_max)
 
@@ -242,7 +245,7 @@ def adamw(
     """
     _check_adam(w, z, lr, beta1, beta2, eps, weight_decay)
     t, m, v = _moments(z, state, beta1, beta2)
-    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    m_hat, v_hat = _unbiased(m, beta1, t), _unbiased(v, beta2, t)
     return w - lr * (m_hat / _root(v_hat, eps, eps_inside) + weight_decay * w), Moments(t, m, v)
 
 
@@ -283,7 +286,14 @@ def _moments(z, state, beta1, beta2) -> Moments:
     return Moments(t + 1, beta1 * m + (1 - beta1) * z, beta2 * v + (1 - beta2) * z**2)
 
 
+def _unbiased(average, beta, t):
+    # In the average's type: t would raise it to float64, were it without dimensions as t is.
+    return (average / (1 - beta**t)).to(average.dtype)
+
+
 def _root(v, eps, inside):
+    if v.is_complex():  # z², not |z|²
+        raise ValueError("w is complex: hand over its and z's torch.view_as_real.")
     if inside:
         return (v + eps).sqrt()
     if v.requires_grad:
