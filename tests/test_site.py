@@ -116,6 +116,18 @@ def test_images_have_a_real_alternative_text(page):
     assert [alt for alt in alts if not alt or re.fullmatch(r"\S*\.(png|svg|jpe?g)", alt)] == []
 
 
+def test_chapters_and_the_front_page_say_what_they_are():
+    for name in ("index", *CHAPTERS):
+        soup = HTML[SITE / f"book/{name}.html"]
+        for key, value in {"name": "description", "property": "og:title"}.items():
+            assert soup.find("meta", attrs={key: value})["content"], name
+
+
+def test_the_front_page_has_a_figure_a_claim_and_a_way_in():
+    front = HTML[SITE / "book/index.html"]
+    assert front.select(".explore") and front.select(".claim-line") and front.select("p.begin a")
+
+
 @on_pages
 def test_no_cell_failed_or_complained(page):
     soup = PAGES[page]
