@@ -22,7 +22,8 @@ PALETTE = ("#2868e0", "#d9711a", "#189c6c", "#c767c4", "#c23040", "#5f6b76")
 def style() -> None:
     """Make the book's look the default of matplotlib: palette, light grid, readable sizes.
 
-    A notebook shows PNGs, the site SVGs, for which it sets the variable `OPTCORE_FIGURES`.
+    A notebook shows PNGs. For the site, which sets the variable `OPTCORE_FIGURES`, a figure is an
+    SVG as well: the page takes that, the published notebook the PNG.
     """
     plt.rcParams.update(
         {
@@ -46,7 +47,6 @@ def style() -> None:
     if shell and os.environ.get("OPTCORE_FIGURES") == "svg":
         plt.switch_backend(plt.get_backend())  # it registers its own formatter when first loaded
         formatters = shell.display_formatter.formatters
-        formatters["image/png"].pop(Figure, None)
         formatters["image/svg+xml"].for_type(Figure, _svg)
 
 

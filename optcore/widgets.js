@@ -3,8 +3,11 @@
 (function (name, data) {
   // The same figure may stand twice in a page, and a notebook may run this script twice.
   for (const root of document.querySelectorAll(`[data-explore="${name}"]:not([data-live])`)) {
+    const live = document.querySelectorAll("[data-live]").length;
     root.dataset.live = "";
-    const sliders = [...root.querySelectorAll("input[type=range]")];
+    const controls = [...root.querySelectorAll(".explore-slider, .explore-choice")].map((box) => [
+      ...box.querySelectorAll("input"),
+    ]);
     const note = root.querySelector(".explore-note");
     const scenes = [...root.querySelectorAll(".explore-plot")].map((plot) => [
       ...plot.querySelectorAll("path[data-line]"),
@@ -46,8 +49,12 @@
     const scale = (scene) =>
       data.drag && scene === 0 ? start.map((value, k) => value / data.drag.reach[k]) : [1, 1];
 
+    // A control is one slider, or a group of buttons of which one is checked.
+    const count = ([first, ...others]) => (first.max ? +first.max : others.length) + 1;
+    const chosen = (inputs) => +(inputs.find((input) => input.checked) ?? inputs[0]).value;
+
     function show() {
-      const index = sliders.reduce((sum, slider) => sum * (+slider.max + 1) + +slider.value, 0);
+      const index = controls.reduce((sum, inputs) => sum * count(inputs) + chosen(inputs), 0);
       const frame = data.frames[index];
       scenes.forEach((paths, scene) => {
         for (const p of paths) {
@@ -58,23 +65,39 @@
       if (note.textContent !== frame.at(-1)) note.textContent = frame.at(-1);
     }
 
-    for (const slider of sliders) {
-      const labels = JSON.parse(slider.dataset.labels);
-      const output = slider.closest(".explore-slider").querySelector("output");
-      slider.addEventListener("input", () => {
-        output.textContent = labels[slider.value];
-        slider.setAttribute("aria-valuetext", labels[slider.value]);
-        show();
-      });
-      // A notebook would take the arrows to walk from cell to cell.
-      slider.addEventListener("keydown", (event) => {
-        if (/^(Arrow|Page|Home|End)/.test(event.key)) event.stopPropagation();
-      });
+    // The figure keeps its height: the note has room for the longest.
+    function reserve() {
+      const now = note.textContent;
+      note.style.minHeight = "";
+      note.textContent = data.frames.map((frame) => frame.at(-1)).reduce(
+        (longest, text) => (text.length > longest.length ? text : longest));
+      note.style.minHeight = `${note.offsetHeight}px`;
+      note.textContent = now;
     }
+
+    controls.forEach((inputs, i) => {
+      for (const input of inputs) {
+        if (input.type === "radio") input.name = `${name}-${i}-${live}`;
+        input.addEventListener("input", () => {
+          if (input.dataset.labels) {
+            const text = JSON.parse(input.dataset.labels)[input.value];
+            input.closest(".explore-slider").querySelector("output").textContent = text;
+            input.setAttribute("aria-valuetext", text);
+          }
+          show();
+        });
+        // A notebook would take the arrows to walk from cell to cell.
+        input.addEventListener("keydown", (event) => {
+          if (/^(Arrow|Page|Home|End)/.test(event.key)) event.stopPropagation();
+        });
+      }
+    });
 
     if (data.drag) addHandle();
     root.querySelector(".explore-still")?.remove();
     root.querySelector(".explore-controls").hidden = false;
+    reserve();
+    addEventListener("resize", reserve);
     show();
 
     function addHandle() {

@@ -73,6 +73,45 @@ class Slider:
         return format(value, self.format).replace("-", "−")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A setting that the reader picks by name, with a button for each.
+
+    Args:
+        name: the keyword by which `draw` receives the value.
+        values: the names, which are also what `draw` receives.
+        start: the first value shown, one of `values`.
+        label: what the reader sees before the buttons; the name if not given.
+
+    Raises:
+        ValueError: no values, or `start` is not one of them.
+    """
+
+    name: str
+    values: Sequence[str]
+    start: str
+    label: str | None = None
+
+    def __post_init__(self):
+        if isinstance(self.values, str) or not all(isinstance(v, str) for v in self.values):
+            raise ValueError(f"values of {self.name!r} must be names, got {self.values!r}.")
+        if self.start not in self.values:
+            raise ValueError(
+                f"start of {self.name!r} must be one of {self.values}, got {self.start!r}."
+            )
+        object.__setattr__(self, "values", tuple(self.values))
+        object.__setattr__(self, "label", self.label or self.name)
+
+    @property
+    def start_index(self) -> int:
+        """The place of `start` among the values."""
+        return self.values.index(self.start)
+
+    def text(self, value: str) -> str:
+        """The value as the reader sees it."""
+        return value
+
+
 @dataclass(frozen=True, eq=False)
 class Line:
     """One curve, or a row of dots. It never widens the axes: what lies outside is not drawn.
@@ -151,7 +190,7 @@ class Scene:
 def explore(
     draw: Callable,
     scene: Scene | Sequence[Scene],
-    *sliders: Slider,
+    *sliders: Slider | Choice,
     alt: str,
     caption_start: str = "",
     drag: bool = False,
@@ -167,7 +206,7 @@ def explore(
             or (list, note); for two, (list, list) or (list, list, note). The note is one line of
             text below the figure. Lines keep their number, order and look from call to call.
         scene: one scene, or two to be shown side by side.
-        sliders: one or two.
+        sliders: one or two sliders or choices.
         alt: the figure in words, for those who do not see it.
         caption_start: a line below the still picture; the slider values if not given.
         drag: whether the reader may drag the start in the first scene. `draw` must then run from
@@ -444,7 +483,9 @@ def _page(frames: dict, first: tuple, scenes, sliders, alt: str, still: str, sta
     """The HTML face. Its start frame is drawn here: there is a picture without a script, too."""
     draggable = start is not None
     axes = [_Axes(scene, draggable and i == 0) for i, scene in enumerate(scenes)]
-    controls = "".join(_range(slider) for slider in sliders)
+    controls = "".join(
+        _buttons(slider) if isinstance(slider, Choice) else _range(slider) for slider in sliders
+    )
     data, reach = {}, None
     if draggable:
         controls += '<div class="explore-hint">Drag the ring, or move it with the arrow keys.</div>'
@@ -487,6 +528,19 @@ def _range(slider: Slider) -> str:
         f'min="0" max="{len(texts) - 1}" value="{slider.start_index}" autocomplete="off" '
         f'aria-valuetext="{escape(shown)}" data-labels="{escape(labels)}"></label>'
         f"<output>{escape(shown)}</output></div>"
+    )
+
+
+def _buttons(choice: Choice) -> str:
+    buttons = "".join(
+        f'<label><input type="radio" value="{i}" autocomplete="off"'
+        f"{' checked' if i == choice.start_index else ''}>{escape(value)}</label>"
+        for i, value in enumerate(choice.values)
+    )
+    label = escape(choice.label)
+    return (
+        f'<div class="explore-choice" role="radiogroup" aria-label="{label}">'
+        f"<span>{label}</span>{buttons}</div>"
     )
 
 

@@ -206,6 +206,52 @@ def test_a_claim_may_stand_in_an_appendix(build):
     assert html["table"].find("a", string="claim 3.7")["href"] == "conventions.html#claim-3-7"
 
 
+def test_the_front_page_shows_a_figure_a_claim_and_where_to_begin(build):
+    page = chapter(*MOMENTUM)
+    page.cells[0].source = "# 3 Momentum\n\n$$ a \\tag{3.1} $$\n\n" + "A sentence about it. " * 12
+    data = {"text/plain": "", "text/html": '<div class="explore">Move me</div>'}
+    output = nbformat.v4.new_output("display_data", data=data)
+    page.cells.append(nbformat.v4.new_code_cell("explore()", outputs=[output]))
+    front = "# Front\n\n"
+    for excerpt in ("begin} momentum", "figure-of} momentum", "claim-line} 3.2"):
+        front += f"```{{{excerpt}\n```\n\n"
+    html, warnings = build(front=front, momentum=page)
+    assert not warnings
+    front = html["front"]
+    assert front.select_one("p.begin a")["href"] == "momentum.html"
+    assert front.select_one("p.begin").get_text() == "Begin with chapter 3: Momentum"
+    assert front.select_one(".explore").get_text() == "Move me"
+    line = front.select_one(".claims > .claim-line")
+    assert line.a["href"] == "momentum.html#claim-3-2" and not line.get("id")
+    description = html["momentum"].find("meta", attrs={"name": "description"})["content"]
+    assert description.startswith("A sentence about it. A") and 150 < len(description) <= 203
+    title = html["momentum"].find("meta", attrs={"property": "og:title"})
+    assert title["content"] == "3 Momentum"
+    assert not html["momentum"].find("meta", attrs={"property": "og:image"})
+
+
+@pytest.mark.parametrize("excerpt", ["figure-of} momentum", "claim-line} 3.2", "begin} momentum"])
+def test_an_excerpt_of_nothing_is_a_warning(build, excerpt):
+    _, warnings = build(front=f"# Front\n\n```{{{excerpt}\n```\n")
+    assert "there is no " + excerpt.replace("}", "") in warnings
+
+
+def test_the_colab_address_is_that_of_the_published_notebook(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(EXTENSION), *sys.path])
+    from executed.repository import colab_address
+
+    class Config:
+        html_theme_options = {
+            "repository_url": "https://github.com/owner/name",
+            "launch_buttons": {"colab_url": "https://colab"},
+        }
+
+    address = colab_address(Config, "book/muon")
+    assert address == "https://colab/github/owner/name/blob/gh-pages/book/muon.ipynb"
+    Config.html_theme_options = {"repository_url": "https://gitlab.com/owner/name"}
+    assert colab_address(Config, "book/muon") == ""
+
+
 SVG = """<?xml version="1.0"?>
 <svg width="10pt" viewBox="0 0 10 10"><metadata>who</metadata><g id="axes_1">
 <path id="m1" style="fill: #ffffff; stroke: #000000"/><use xlink:href="#m1" style="fill: #2868e0"/>
@@ -283,6 +329,23 @@ def test_a_picture_takes_the_colours_of_the_page(monkeypatch):
     assert not soup.g.get("id")
 
 
+def test_a_formula_in_a_picture_is_drawn(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(EXTENSION), *sys.path])
+    from executed.figures import in_page_colors
+
+    style = "font-size: 5px; font-family: 'STIXSizeOneSym'; fill: #000000"
+    glyph = f'<tspan x="3" y="-1" style="{style}">√</tspan>'
+    plain = "<text style=\"font-size: 8px; font-family: 'DejaVu Sans', serif\">a</text>"
+    page = in_page_colors(SVG.replace("</g></svg>", f"<text>{glyph}</text>{plain}</g></svg>"), "A")
+    soup = BeautifulSoup(page, "html.parser")
+    path = soup.find_all("path")[-1]
+    assert path["transform"].startswith("translate(3 -1) scale(0.005") and path["d"][0] == "M"
+    assert path["style"] == "fill: currentColor"
+    assert [text["style"] for text in soup.find_all("text")][1:] == [
+        "font-size: 8px; font-family: system-ui, sans-serif"
+    ]
+
+
 def test_a_table_of_text_is_stacked_on_a_phone(build):
     long = "words " * 9
     html, _ = build(
@@ -327,3 +390,16 @@ def test_markdown_docstrings(monkeypatch, markdown, rst):
     from executed.docstrings import from_markdown
 
     assert from_markdown(markdown) == rst
+
+
+@pytest.mark.parametrize("text", ["of $x_1\n+ x_2$", "\\beta of \beta"])
+def test_a_broken_formula_of_a_docstring_is_a_warning(monkeypatch, text):
+    monkeypatch.setattr(sys, "path", [str(EXTENSION), *sys.path])
+    from executed import docstrings
+
+    said = []
+    monkeypatch.setattr(docstrings.logger, "warning", lambda *words: said.append(words))
+    docstrings.process(None, "function", "f", None, None, ["`$HOME` and $x$"])
+    assert not said
+    docstrings.process(None, "function", "f", None, None, text.split("\n"))
+    assert len(said) == 1

@@ -205,6 +205,20 @@ def test_a_notebook_holds_stills_and_text_only():
     assert set(notebook.cells[2].metadata) == {"tags", "alt", "cellView", "jupyter"}
 
 
+def test_what_the_site_has_executed_can_be_published():
+    made = publish.notebooks(ADDRESS, COMMIT, SITE)
+    assert set(made) == {path.name for path in CHAPTERS}
+    for name, notebook in made.items():
+        figures = [
+            o
+            for c in notebook.cells
+            for o in c.get("outputs", [])
+            if "image/png" in o.get("data", {})
+        ]
+        assert figures and all(o.metadata["image/png"]["alt"] for o in figures), name
+        assert len(nbformat.writes(notebook)) < 1_000_000
+
+
 def test_a_figure_without_a_png_is_refused():
     output = new_output("display_data", {"image/svg+xml": "<svg/>", "text/plain": ""})
     with pytest.raises(publish.CannotPublish, match="no PNG"):
@@ -312,3 +326,10 @@ def test_a_dead_slider_is_found(monkeypatch, tmp_path):
     nbformat.write(new_notebook(cells=[cell]), path)
     with pytest.raises(runner.Failed, match=r"\[False\]"):
         runner.move_sliders(path)
+
+
+def test_the_example_of_the_readme_prints_what_it_says(capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n([^`]*)```\n\n((?:    .*\n)+)", text).groups()
+    exec(code, {})
+    assert capsys.readouterr().out.split() == printed.split()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
 LEDGER = tomllib.loads((ROOT / "book/_ext/ledger.toml").read_text(encoding="utf-8"))
 CHAPTERS = sorted(path.stem for path in ROOT.glob("book/*.ipynb"))
-SOURCES = sorted(path.name for path in ROOT.glob("book/*.*"))
+SOURCES = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("book/**/*.*")}
 HTML = {path: BeautifulSoup(path.read_bytes(), "html.parser") for path in SITE.rglob("*.html")}
 # The theme ships two templates among its files; they are not pages.
 PAGES = {path: soup for path, soup in HTML.items() if "_static" not in path.parts}
@@ -116,6 +116,18 @@ def test_images_have_a_real_alternative_text(page):
     assert [alt for alt in alts if not alt or re.fullmatch(r"\S*\.(png|svg|jpe?g)", alt)] == []
 
 
+def test_chapters_and_the_front_page_say_what_they_are():
+    for name in ("index", *CHAPTERS):
+        soup = HTML[SITE / f"book/{name}.html"]
+        for key, value in {"name": "description", "property": "og:title"}.items():
+            assert soup.find("meta", attrs={key: value})["content"], name
+
+
+def test_the_front_page_has_a_figure_a_claim_and_a_way_in():
+    front = HTML[SITE / "book/index.html"]
+    assert front.select(".explore") and front.select(".claim-line") and front.select("p.begin a")
+
+
 @on_pages
 def test_no_cell_failed_or_complained(page):
     soup = PAGES[page]
@@ -130,6 +142,7 @@ def test_no_raw_markup_is_left(page):
         tag.decompose()
     text = article.get_text()
     assert not re.search(r":::|```|\{(note|ref|eq|cite|doc|math)\}|\\tag|\\begin\{|\$\$|\]\(", text)
+    assert not re.search(r"\$\S[^$]*\$", text)
     # A "(3.2)" that is not a link names no equation.
     assert not re.search(r"\([1-9]\d*\.[1-9]\d*\)", text)
 
@@ -176,11 +189,9 @@ def test_a_page_is_light(page):
 
 def test_the_site_holds_nothing_but_pages():
     extra = {"genindex", "index", "py-modindex", "search"}
-    stems = {Path(name).stem for name in SOURCES}
+    pages = {str(Path(name).with_suffix("")) for name in SOURCES}
     for page in PAGES:
-        folder = page.parent.relative_to(SITE).as_posix()
-        assert page.stem in (stems if folder == "book" else extra), page
+        assert page.relative_to(SITE).with_suffix("").as_posix() in pages | extra, page
     copied = [path for path in (SITE / "_sources").rglob("*") if path.is_file()]
     for path in copied:
-        assert path.parent == SITE / "_sources/book"
-        assert path.name in SOURCES
+        assert path.relative_to(SITE / "_sources").as_posix() in SOURCES

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from optcore import widgets
-from optcore.widgets import Line, Scene, Slider, explore
+from optcore.widgets import Choice, Line, Scene, Slider, explore
 
 PIXEL = 0.2  # half a tenth from rounding, a tenth from leaving out points
 STEPS = np.arange(60)
@@ -188,6 +188,25 @@ def test_values_are_shown_in_their_format(shown):
     assert html.escape('["−1e−03", "5e−01"]') in page and "<output>5e−01</output>" in page
 
 
+def test_a_choice_is_a_group_of_buttons(shown):
+    seen = []
+    method = Choice("method", ["SGD", "<Adam>"], "<Adam>", "by")
+
+    def draw(lr, method):
+        seen.append(method)
+        return [Line([0, 1], [0, lr])]
+
+    bundle = shown(draw, PLANE, LR, method)
+    assert set(seen) == {"SGD", "<Adam>"}
+    page = bundle["text/html"]
+    assert re.findall(r'type="radio" value="(\d)" autocomplete="off"( checked)?>(.*?)<', page) == [
+        ("0", "", "SGD"),
+        ("1", " checked", "&lt;Adam&gt;"),
+    ]
+    assert 'role="radiogroup" aria-label="by"' in page and "by = &lt;Adam&gt;" in page
+    assert len(data_of(page)["frames"]) == 2 * len(LR.values)
+
+
 @pytest.mark.parametrize("y", [[0, np.nan, 0, 1], [0, np.inf, 0, 1], [0, 1e308 * 10, 0, 1]])
 def test_a_gap_breaks_the_line(shown, y):
     x = [-1, 0, 1, 2]
@@ -331,6 +350,9 @@ def test_bad_figures_are_refused(shown, make, message):
         (lambda: Slider("lr", [], 1), r"values of 'lr' must be a list of numbers, got \[\]"),
         (lambda: Slider("lr", 3, 3), "values of 'lr' must be a list of numbers, got 3"),
         (lambda: Slider("lr", [1, 2], 1.5), r"start of 'lr' must be one of \[1, 2\], got 1.5"),
+        (lambda: Choice("a", "SGD", "SGD"), "values of 'a' must be names, got 'SGD'"),
+        (lambda: Choice("a", [1, 2], 1), r"values of 'a' must be names, got \[1, 2\]"),
+        (lambda: Choice("a", ["b"], "c"), r"start of 'a' must be one of \['b'\], got 'c'"),
         (
             lambda: Line([1, 2], [1]),
             r"x and y must be vectors of one length, got \(2,\) and \(1,\)",
@@ -389,6 +411,10 @@ MUTANTS = {
     ("widgets.py", "def _range("): [
         ("slider.start_index}", "0}"),
         ('"{escape(labels)}"', '"{labels}"'),
+    ],
+    ("widgets.py", "def _buttons("): [
+        ("i == choice.start_index", "i == 0"),
+        ("{escape(value)}", "{value}"),
     ],
     ("widgets.py", "def _png("): [
         ('"nonpositive": "mask"', '"nonpositive": "clip"'),

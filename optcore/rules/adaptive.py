@@ -16,22 +16,30 @@ from optcore.rules.checks import check_step
 
 
 class SquaredSum(NamedTuple):
+    """AdaGrad's state: the sum of squared gradients."""
+
     G: Tensor
 
 
 class SquaredAverage(NamedTuple):
+    """RMSProp's state: averages of squares and of gradients, and the momentum buffer."""
+
     v: Tensor
     m: Tensor  # average of the gradients, for the centered form
     b: Tensor  # momentum buffer
 
 
 class Moments(NamedTuple):
+    """Adam's state: the number of steps, averages of the gradients and of their squares."""
+
     t: Tensor  # a number of steps, in float64 where the device has it: β^t is exact then
     m: Tensor
     v: Tensor
 
 
 class MomentsAndMax(NamedTuple):
+    """AMSGrad's state: Adam's, and the largest average of squares so far."""
+
     t: Tensor
     m: Tensor
     v: Tensor
@@ -39,6 +47,8 @@ class MomentsAndMax(NamedTuple):
 
 
 class Average(NamedTuple):
+    """Lion's state: the average of the gradients."""
+
     m: Tensor
 
 
@@ -78,8 +88,8 @@ def rmsprop(
     $$v_t = \beta_2 v_{t-1} + (1-\beta_2) z_t^2, \qquad
       b_t = \mu b_{t-1} + \frac{z_t}{\sqrt{v_t} + \varepsilon}, \qquad w_{t+1} = w_t - \eta\, b_t$$
 
-    With `centered` the root is taken of $v_t - m_t^2$, where $m_t = \beta_2 m_{t-1} + (1-\beta_2)
-    z_t$: an estimate of the variance instead of the second moment.
+    With `centered` the root is taken of $v_t - m_t^2$, an estimate of the variance instead of the
+    second moment, where $m_t = \beta_2 m_{t-1} + (1-\beta_2) z_t$.
     Source: Tieleman and Hinton (2012), lecture 6e, for the first form, with β₂ = 0.9 and no ε;
     Graves (2013), arXiv:1308.0850, equations (38)–(45), for the centered one with momentum, with ε
     inside the root.

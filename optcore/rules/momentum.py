@@ -19,24 +19,34 @@ class Nothing(NamedTuple):
 
 
 class Velocity(NamedTuple):
+    """The state of a form that keeps a velocity."""
+
     v: Tensor
 
 
 class Previous(NamedTuple):
+    """The state of the position form: the previous iterate."""
+
     w: Tensor
 
 
 class PreviousStep(NamedTuple):
+    """The state of a form that keeps the previous iterate and its gradient."""
+
     w: Tensor
     z: Tensor
 
 
 class VelocityAndGradient(NamedTuple):
+    """The state of a form that keeps a velocity and the previous gradient."""
+
     v: Tensor
     z: Tensor
 
 
 class VelocityAndPrevious(NamedTuple):
+    """The state of a form that keeps a velocity and the previous iterate."""
+
     v: Tensor
     w: Tensor
 

@@ -31,6 +31,8 @@ REMEZ_STEPS = 20
 
 
 class Buffer(NamedTuple):
+    """Muon's state: the momentum buffer."""
+
     B: Tensor
 
 

@@ -1,7 +1,7 @@
 """The book's Sphinx extension: what turns plain notebooks into the pages of the site.
 
 The chapters are written so that they read well in Jupyter and Colab, where MyST directives do not
-render (README, *How to write a chapter*). This extension adds the rest at build time: boxes,
+render (CONTRIBUTING, *How to write a chapter*). This extension adds the rest at build time: boxes,
 links between equations, claims, and the page of verified claims.
 """
 
@@ -9,10 +9,12 @@ from sphinx.application import Sphinx
 
 from . import (
     boxes,
+    cards,
     claims,
     crossrefs,
     docstrings,
     figures,
+    front,
     images,
     mathjax,
     repository,
@@ -27,6 +29,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_domain(BookDomain)
     app.add_node(claims.ClaimsTable)
     app.add_directive("verified-claims", claims.VerifiedClaims)
+    app.add_node(front.Excerpt)
+    for name in ("figure-of", "claim-line", "begin"):
+        app.add_directive(name, front.ExcerptDirective)
     # The order matters: a claim's line is replaced before its text is searched for references.
     app.connect("doctree-read", claims.mark, priority=600)
     app.connect("doctree-read", figures.arrange, priority=601)
@@ -35,7 +40,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", crossrefs.anchor_equations, priority=602)
     app.connect("doctree-read", crossrefs.link, priority=603)
     app.add_post_transform(claims.FillTables)
+    app.add_post_transform(front.FillExcerpts)
     app.connect("builder-inited", figures.draw_as_svg)
+    app.connect("html-page-context", cards.add)
     app.connect("doctree-resolved", images.check_alt_texts)
     app.connect("doctree-resolved", figures.inline, priority=501)
     app.setup_extension("sphinx.ext.autodoc")

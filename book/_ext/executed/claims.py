@@ -62,7 +62,7 @@ def mark(app: Sphinx, doctree: nodes.document) -> None:
                 above = None
             else:
                 bundles[i].parent.remove(bundles[i])
-            box += _line(claim, named=claim["id"] != above)
+            box += line(claim, named=claim["id"] != above)
             above = claim["id"]
             note_target(app.env, claim["anchor"], f"Claim {claim['id']}")
             found.append(claim)
@@ -74,7 +74,8 @@ def _bundles(cell: nodes.container) -> list[nodes.container]:
     return [n for n in cell.findall(nodes.container) if n.get("nb_element") == "mime_bundle"]
 
 
-def _line(claim: dict, named: bool) -> nodes.container:
+def line(claim: dict, named: bool) -> nodes.container:
+    """A claim's row: its id if it is named, the sentence, what was measured, the bound."""
     name = [nodes.strong("", f"Claim {claim['id']}", classes=["claim-id"])] if named else []
     tick = nodes.inline("", "✓", classes=["claim-tick"])
     return nodes.container(

@@ -6,6 +6,9 @@ import re
 from textwrap import indent
 
 from sphinx.application import Sphinx
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 DISPLAY = re.compile(r"^(?P<margin> *)\$\$(?P<formula>.+?)\$\$ *$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(
@@ -41,7 +44,11 @@ def process(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     """Handle autodoc's event, before napoleon reads the sections."""
-    lines[:] = from_markdown("\n".join(lines)).split("\n")
+    text = from_markdown("\n".join(lines))
+    # A formula broken across lines, or one whose backslashes Python has read.
+    if re.search(r"\$|[\x07\x08\x0b\x0c\r]", re.sub(r"``.+?``", "", text, flags=re.DOTALL)):
+        logger.warning("a formula in the docstring of %s is broken", name)
+    lines[:] = text.split("\n")
 
 
 def skip_field(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from html import escape
+from functools import cache
+from html import escape, unescape
 from pathlib import Path
 
 from docutils import nodes
+from fontTools.pens.svgPathPen import SVGPathPen
+from fontTools.ttLib import TTFont
+from matplotlib.font_manager import FontProperties, findfont
 from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -18,6 +22,9 @@ from .domain import anchor, note_target
 logger = logging.getLogger(__name__)
 
 LEAD = re.compile(r"Figure (\d+\.\d+)\.?")
+# A formula in matplotlib's SVG: an element `text` without a style, with a `tspan` for each glyph.
+FORMULA = re.compile(r"<text>\s*(?:<tspan[^>]*>[^<]*</tspan>\s*)+</text>")
+GLYPH = re.compile(r'<tspan x="([^"]*)" y="([^"]*)" style="([^"]*)">([^<]*)</tspan>')
 
 
 def draw_as_svg(app: Sphinx) -> None:
@@ -109,7 +116,8 @@ def in_page_colors(svg: str, alt: str) -> str:
     """The SVG of matplotlib as a part of a page: black is the page's text, white its background."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"#([0-9a-f]{2})\1\1\b", _grey, svg)
-    svg = re.sub(r"font: ([^';\"]*)'[^;\"]*", r"font: \1system-ui, sans-serif", svg)
+    svg = FORMULA.sub(_drawn, svg)
+    svg = re.sub(r"(font(?:-family)?: [^';\"]*)'[^;\"]*", r"\1system-ui, sans-serif", svg)
     # Another figure of the page may use the same ids. Most of them nothing refers to.
     prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
     used = set(re.findall(r"(?:href=\"|url\()#([^\")]+)", svg))
@@ -119,6 +127,30 @@ def in_page_colors(svg: str, alt: str) -> str:
     head = f'<svg class="figure" role="img" aria-label="{escape(alt)}" viewBox="{box}" '
     head += 'xmlns:xlink="http://www.w3.org/1999/xlink">'
     return head + svg[svg.index(">") + 1 :]
+
+
+def _drawn(match: re.Match) -> str:
+    """A formula's glyphs as paths: matplotlib has placed each of them as its own font needs."""
+    paths = ""
+    for x, y, style, character in GLYPH.findall(match[0]):
+        size, family = re.search(r"font-size: ([\d.]+)", style)[1], re.search(r"'(.*?)'", style)[1]
+        slope = re.search(r"font-style: (\w+)|$", style)[1] or "normal"
+        weight = re.search(r"font-weight: (\w+)|$", style)[1] or "normal"
+        outline, units = _glyph(unescape(character), family, slope, weight)
+        scale = float(size) / units
+        fill = "".join(re.findall(r"fill: [^;]+", style))
+        paths += f'<path transform="translate({x} {y}) scale({scale:.5f} {-scale:.5f})" '
+        paths += f'style="{fill}" d="{outline}"/>' if fill else f'd="{outline}"/>'
+    return paths
+
+
+@cache
+def _glyph(character: str, family: str, slope: str, weight: str) -> tuple[str, int]:
+    font = TTFont(findfont(FontProperties(family=family, style=slope, weight=weight)))
+    names = font.getBestCmap() or next(iter(font["cmap"].tables)).cmap
+    pen = SVGPathPen(font.getGlyphSet(), ntos=lambda number: f"{number:g}")
+    font.getGlyphSet()[names[ord(character)]].draw(pen)
+    return pen.getCommands(), font["head"].unitsPerEm
 
 
 def _grey(match: re.Match) -> str:

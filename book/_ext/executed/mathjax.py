@@ -16,8 +16,9 @@ PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
 def use_local_files(app: Sphinx, config: Config) -> None:
-    """Load MathJax from the site's own files."""
+    """Load MathJax from the site's own files, and before it what has it typeset in pieces."""
     config.mathjax_path = "mathjax/tex-chtml.js"
+    app.add_js_file("typeset.js", loading_method="defer", priority=400)
 
 
 def copy_files(app: Sphinx, exception: Exception | None) -> None:

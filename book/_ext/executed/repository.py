@@ -66,6 +66,16 @@ def site_url(folder: str | os.PathLike) -> str:
     return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
 
 
+def colab_address(config: Config, docname: str) -> str:
+    """Where Colab opens the published notebook of a page; an empty string if it cannot."""
+    options = config.html_theme_options
+    colab = options.get("launch_buttons", {}).get("colab_url")
+    url = options.get("repository_url", "")
+    if not colab or not url.startswith(GITHUB):
+        return ""
+    return f"{colab}/github/{url.removeprefix(GITHUB)}/blob/{PAGES_BRANCH}/{docname}.ipynb"
+
+
 def public_address(remote: str) -> str:
     """A remote of GitHub or GitLab as an https address; an empty string for any other."""
     match = ADDRESS.fullmatch(remote)
