@@ -41,7 +41,7 @@ test-published: $(SITE)
 	$(BIN)/python tools/published.py $(CHAPTERS)
 
 bench: $(INSTALLED)
-	status=0; for name in optimizers muon; do \
+	status=0; for name in optimizers muon variance_reduction; do \
 		$(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status
 
 lab: $(INSTALLED)

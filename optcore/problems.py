@@ -28,12 +28,14 @@ class Problem:
         start: the iterate to begin with.
         optimum: the minimiser, or `None` where it is unknown or not unique.
         place: where the draws stand, if they have an order beside the generator's; see `seek`.
+        l2: λ of a penalty λ/2 ‖w‖² that is in F and not in `contributions`.
     """
 
     n: int | None = None
     start: Tensor
     optimum: Tensor | None = None
     place: object = None
+    l2: float = 0.0
 
     def loss(self, w: Tensor) -> Tensor:
         """Return F(w), one number for each row of `w`."""
@@ -72,6 +74,26 @@ class Problem:
     def per_example(self, w: Tensor, sample) -> Tensor:
         """Return the gradient at each of the B samples, shape (B, dim), for one row `w`."""
         return vmap(lambda one: self.gradient(w, tree_map(lambda x: x.unsqueeze(0), one)))(sample)
+
+    def contributions(self, w: Tensor, sample: Tensor) -> Tensor:
+        """Return what `average` takes of each of the B samples, shape (B, *rows, …).
+
+        Here it is the gradient itself. A problem overrides both where less will do.
+        """
+        contributions = self._contributions
+        for _ in range(sample.ndim - 1):
+            contributions = vmap(contributions, in_dims=(0, 1), out_dims=1)
+        return contributions(w, sample)
+
+    def _contributions(self, w, sample):
+        each = self.per_example
+        for _ in range(w.ndim - self.start.ndim):
+            each = vmap(each, in_dims=(0, None), out_dims=1)
+        return each(w, sample)
+
+    def average(self, contributions: Tensor, sample: Tensor) -> Tensor:
+        """Return the mean gradient of which these are the contributions, without the penalty's."""
+        return contributions.mean(0)
 
     def evaluations(self, sample=None) -> int:
         """Return how many gradients of single samples `gradient(w, sample)` computes for a row.
@@ -245,28 +267,55 @@ class LogisticRegression(Problem):
         self.x = _with_bias(x)
         self.y = y
         self.shape = (self.x.shape[1], int(y.max()) + 1)
+        self.targets = torch.nn.functional.one_hot(y, self.shape[1]).to(x.dtype)
         self.start = x.new_zeros(math.prod(self.shape))
 
     def loss(self, w: Tensor) -> Tensor:
         """Return F(w) over all n examples."""
         log_p = self._logits(w, self.x).log_softmax(-1)
-        of_labels = log_p.take_along_dim(self.y.view(-1, 1).expand(*log_p.shape[:-1], 1), -1)
-        return -of_labels.mean((-2, -1)) + self.l2 / 2 * w.square().sum(-1)
+        labels = self.y.view(-1, *(1,) * (log_p.ndim - 1)).expand(*log_p.shape[:-1], 1)
+        of_labels = log_p.take_along_dim(labels, -1).squeeze(-1)
+        return -of_labels.mean(0) + self.l2 / 2 * w.square().sum(-1)
 
     def _gradient(self, w, sample):
-        x, y = (self.x, self.y) if sample is None else (self.x[sample], self.y[sample])
-        return (x.T @ self._residual(w, x, y) / len(x)).flatten(-2) + self.l2 * w
+        x, targets = self._examples(sample)
+        return self._mean(self._residuals(w, x, targets), x) + self.l2 * w
 
-    def _residual(self, w, x, y):
-        probabilities = self._logits(w, x).softmax(-1)
-        return probabilities - torch.nn.functional.one_hot(y, self.shape[1])
+    def _contributions(self, w, sample):
+        return self._residuals(w, *self._examples(sample))
+
+    def average(self, contributions: Tensor, sample: Tensor) -> Tensor:
+        """Return the mean of x̄_i r_iᵀ, whose contributions are the residuals r, one a class."""
+
+        def average(residuals, sample):
+            return self._mean(residuals, self._examples(sample)[0])
+
+        for _ in range(sample.ndim - 1):
+            average = vmap(average, in_dims=1)
+        return average(contributions, sample)
+
+    def _examples(self, sample):
+        if sample is None:
+            return self.x, self.targets
+        return self.x.index_select(0, sample), self.targets.index_select(0, sample)
+
+    # Rows of w stand behind the examples, so that all of them make one product: for sixteen rows
+    # that is a third to a sixth of the time of sixteen products.
 
     def _logits(self, w, x):
-        return x @ w.unflatten(-1, self.shape)
+        return torch.tensordot(x, w.unflatten(-1, self.shape), ([1], [-2]))
+
+    def _residuals(self, w, x, targets):
+        probabilities = self._logits(w, x).softmax(-1)
+        return probabilities - targets.view(len(x), *(1,) * (probabilities.ndim - 2), -1)
+
+    def _mean(self, residuals, x):
+        # rᵀx takes half of the time of xᵀr.
+        return torch.tensordot(residuals, x, ([0], [0])).mT.flatten(-2) / len(x)
 
     def accuracy(self, w: Tensor, x: Tensor, y: Tensor) -> float:
         """Return the share of the rows of `x` whose most probable class is `y`."""
-        return (self._logits(w, _with_bias(x)).argmax(1) == y).double().mean().item()
+        return (self._logits(w, _with_bias(x)).argmax(-1) == y).double().mean().item()
 
     @functools.cached_property
     def optimum(self) -> Tensor:

@@ -1,8 +1,7 @@
 """Any estimator goes with any rule: each pair is run, batched, resumed, and its cost counted.
 
-Beside the estimators of the book stand sketches of those that later chapters need: they show that
-the interface carries a memory (a snapshot, a table, a last estimate, an inner average) and a round
-of federated clients.
+Beside the estimators of the book stand sketches of two that later chapters need: an inner average,
+and a round of federated clients.
 """
 
 import functools
@@ -15,8 +14,8 @@ from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
 from optcore import rules
-from optcore.estimators import Estimate, FullBatch, MiniBatch
-from optcore.problems import Network, Problem, Stream
+from optcore.estimators import SAGA, SARAH, STORM, SVRG, Estimate, FullBatch, MiniBatch
+from optcore.problems import LogisticRegression, Network, Problem, Stream
 from optcore.rules import muon
 from optcore.run import run
 
@@ -62,6 +61,15 @@ class CountingStream(Counting, Stream):
         return sample[1].shape[0]
 
 
+class CountingLogistic(Counting, LogisticRegression):
+    def _size(self, sample):
+        return N if sample is None else physical(sample).numel()
+
+    def _contributions(self, w, sample):
+        self.asked += physical(sample).numel()
+        return super()._contributions(w, sample)
+
+
 class Composition(Counting):
     """F(w) = log Σ exp(g(w)), where g is a mean over examples that are linear in w."""
 
@@ -97,60 +105,6 @@ class InnerAverage(MiniBatch):
         return Estimate(tuple(z), u, len(sample) * len(places))
 
 
-class SVRG(MiniBatch):
-    """z = ∇f_B(w) − ∇f_B(w̃) + ∇F(w̃), the snapshot w̃ renewed every three steps."""
-
-    def at(self, places, sample, memory, t):
-        evaluations = 0
-        if (t - 1) % 3 == 0:
-            memory = places[0], self.problem.gradient(places[0])
-            evaluations += self.problem.evaluations()
-        snapshot, full = memory
-        *there, at_snapshot = super().at((*places, snapshot), sample, None, t).z
-        evaluations += self.problem.evaluations(sample) * (len(places) + 1)
-        return Estimate(tuple(z - at_snapshot + full for z in there), memory, evaluations)
-
-
-class STORM(MiniBatch):
-    """d_t = ∇f_B(w_t) + (1−a) (d_{t−1} − ∇f_B(w_{t−1})); with a = 0 it is SARAH."""
-
-    a = 0.1
-
-    def first(self, places, sample):
-        return super().at(places, sample, None, 1)
-
-    def at(self, places, sample, memory, t):
-        if memory is None:
-            z, _, evaluations = self.first(places, sample)
-        else:
-            w, d = memory
-            (*there, before), _, evaluations = super().at((*places, w), sample, None, t)
-            z = tuple(g + (1 - self.a) * (d - before) for g in there)
-        return Estimate(z, (places[0], z[0]), evaluations)
-
-
-class SARAH(STORM):
-    a = 0.0
-
-    def first(self, places, sample):
-        return FullBatch(self.problem).at(places, None, None, 1)
-
-
-class SAGA(MiniBatch):
-    """z = ∇f_i(w) − g_i + mean g, with a table g of the gradient of each example, at first zero."""
-
-    def at(self, places, sample, memory, t):
-        w = places[0]
-        table = w.new_zeros(*w.shape[:-1], N, w.shape[-1]) if memory is None else memory
-        each = self.problem.per_example
-        each = vmap(each, in_dims=(0, None)) if w.ndim > 1 else each
-        correction = table.mean(-2) - table[..., sample, :].mean(-2)
-        z = tuple(each(place, sample).mean(-2) + correction for place in places)
-        table = table.index_copy(-2, sample, each(w, sample))
-        # The first place's gradients are computed twice here: a sketch.
-        return Estimate(z, table, self.problem.evaluations(sample) * (len(places) + 1))
-
-
 class FederatedRound(MiniBatch):
     """z is the mean drift of three clients, each after two local steps of SGD on its own third."""
 
@@ -175,6 +129,12 @@ def network():
     return CountingNetwork(module(), *examples(), cross_entropy)
 
 
+def linear():
+    problem = CountingLogistic(*examples(), l2=0.1)
+    problem.unflatten = lambda w: {"W": w.unflatten(-1, problem.shape)}
+    return problem
+
+
 def stream():
     loader = torch.utils.data.DataLoader(list(zip(*examples(), strict=True)), 5, shuffle=True)
     return CountingStream(module(), loader, cross_entropy)
@@ -185,10 +145,17 @@ ESTIMATORS = {
     "mini-batch": (network, lambda p, **o: MiniBatch(p, 3, **o)),
     "without replacement": (network, lambda p, **o: MiniBatch(p, 3, replace=False, **o)),
     "stream": (stream, MiniBatch),
-    "SVRG": (network, lambda p, **o: SVRG(p, 3, **o)),
-    "STORM": (network, lambda p, **o: STORM(p, 3, **o)),
-    "SARAH": (network, lambda p, **o: SARAH(p, 3, **o)),
-    "SAGA": (network, lambda p, **o: SAGA(p, 3, replace=False, **o)),
+    "SVRG": (network, lambda p, **o: SVRG(p, 3, every=3, **o)),
+    "loopless SVRG": (network, lambda p, **o: SVRG(p, 3, probability=0.3, **o)),
+    "SVRG with a coefficient": (
+        network,
+        lambda p, **o: SVRG(p, 3, every=3, coefficient=lambda t: 1 / t, **o),
+    ),
+    "SARAH": (network, lambda p, **o: SARAH(p, 3, every=4, **o)),
+    "STORM": (network, lambda p, **o: STORM(p, 3, beta=lambda t: 1 - 1 / t, **o)),
+    "STORM on a stream": (stream, lambda p, **o: STORM(p, correction=0.5, **o)),
+    "SAGA": (network, lambda p, **o: SAGA(p, 5, **o)),
+    "SAGA of residuals": (linear, lambda p, **o: SAGA(p, 3, replace=False, **o)),
     "inner average": (Composition, lambda p, **o: InnerAverage(p, 3, **o)),
     "federated round": (network, lambda p, **o: FederatedRound(p, 2, **o)),
 }
@@ -246,14 +213,16 @@ def test_an_oracle_sees_a_cost_that_is_not_counted():
             return super().at(places, sample, memory, t)._replace(evaluations=len(sample))
 
     problem = network()
-    history = run(Forgetful(problem, 3), rules.sgd, lr=0.01, steps=STEPS)
+    history = run(Forgetful(problem, 3, every=3), rules.sgd, lr=0.01, steps=STEPS)
     assert history["evaluations"][-1] != problem.asked
 
 
 def test_rows_are_repetitions_with_every_estimator_that_draws():
     problem = network()
     w = problem.start.expand(3, -1)
-    for make in (MiniBatch, SVRG, STORM, SARAH):
-        history = run(make(problem, 3), rules.sgd, lr=0.05, steps=STEPS, w=w)
-        assert len(history.w.unique(dim=0)) == 3
+    for name, (make_problem, make) in ESTIMATORS.items():
+        if make_problem is not network or name in ("full batch", "federated round"):
+            continue
+        history = run(make(problem), rules.sgd, lr=0.05, steps=STEPS, w=w)
+        assert len(history.w.unique(dim=0)) == 3, name
         assert history["evaluations"].ndim == 1

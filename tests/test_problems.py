@@ -487,12 +487,12 @@ MUTANTS = {
     ("problems.py", "class LogisticRegression"): [
         ("self.l2 / 2 * w.square()", "self.l2 * w.square()"),
         ("w.square().sum(-1)", "w.square().sum()"),
-        ("of_labels.mean((-2, -1))", "of_labels.mean()"),
-        (".flatten(-2) + self.l2 * w", ".flatten(-2)"),
+        ("of_labels.mean(0)", "of_labels.mean()"),
+        ("targets), x) + self.l2 * w", "targets), x)"),
         ("(2 if classes == 2 else 1)", "1"),
         ("(self.n * self.l2)", "self.l2"),
         ("[-columns / 2, columns / 2]", "[columns / 2, -columns / 2]"),
-        ("return probabilities - ", "return 1.001 * probabilities - "),
+        ("return probabilities -", "return 1.001 * probabilities -"),
     ],
     ("problems.py", "class Objective"): [
         ("if sample is None else sample", "if True else sample"),
