@@ -158,6 +158,14 @@ SCRIPT = re.compile(r"([_^])([{(]?)([^_^]+?)[})]?(?=[_^]|$)")
 POWER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([-+]?\d+)\b")
 
 
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.])")
+
+
+def unbroken(text: str) -> str:
+    """Return the text with narrow spaces in 40 000 and its like, at which no line breaks."""
+    return THOUSANDS.sub(lambda match: match[0].replace(" ", "\u202f"), text)
+
+
 def typeset(text: str) -> list[tuple[str, str]]:
     """Return the text in pieces, each with what it is: `""`, `"sub"` or `"sup"`.
 
@@ -169,6 +177,7 @@ def typeset(text: str) -> list[tuple[str, str]]:
         return f"{factor}10{str(int(match[2])).translate(SUPERSCRIPT)}"
 
     text = re.sub(r"(?<![\w)\]])-(?=\d)", "−", POWER.sub(power, text))
+    text = unbroken(text)
     pieces, end = [], 0
     for match in SCRIPTED.finditer(text):
         pieces.append(("", text[end : match.end("base")]))

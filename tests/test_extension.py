@@ -346,6 +346,12 @@ def test_a_formula_in_a_picture_is_drawn(monkeypatch):
     ]
 
 
+def test_thousands_stay_on_one_line(build):
+    html, _ = build(page="# 1\n\n40 000 steps, 1 200 300, in 2020 300 of `1 000`, 0.12 345.\n")
+    text = html["page"].p.get_text()
+    assert text == "40\u202f000 steps, 1\u202f200\u202f300, in 2020 300 of 1 000, 0.12 345."
+
+
 def test_a_table_of_text_is_stacked_on_a_phone(build):
     long = "words " * 9
     html, _ = build(

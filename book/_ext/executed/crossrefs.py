@@ -9,6 +9,8 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
+from optcore.claims import unbroken
+
 from .domain import anchor, note_target
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,14 @@ def link(app: Sphinx, doctree: nodes.document) -> None:
     for text in list(doctree.findall(nodes.Text)):
         if REFERENCE.search(text) and not _is_excluded(text):
             text.parent.replace(text, linked(text, app.env.docname))
+
+
+def join_thousands(app: Sphinx, doctree: nodes.document) -> None:
+    """Keep 40 000 on one line."""
+    for text in list(doctree.findall(nodes.Text)):
+        joined = unbroken(text)
+        if joined != text and not isinstance(text.parent, VERBATIM):
+            text.parent.replace(text, nodes.Text(joined))
 
 
 def _is_excluded(text: nodes.Text) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from functools import cache
 from html import escape, unescape
+from logging import ERROR, getLogger
 from pathlib import Path
 
 from docutils import nodes
@@ -20,6 +21,7 @@ from sphinx.util import logging
 from .domain import anchor, note_target
 
 logger = logging.getLogger(__name__)
+getLogger("fontTools").setLevel(ERROR)  # it does not like the age of some fonts
 
 LEAD = re.compile(r"Figure (\d+\.\d+)\.?")
 # A formula in matplotlib's SVG: an element `text` without a style, with a `tspan` for each glyph.
