@@ -17,6 +17,8 @@ from optcore.problems import Stream
 class Backward:
     """Put an estimator's gradient into `p.grad` of a module's parameters.
 
+    ::
+
         backward = Backward(model, loader, loss, SVRG, every=500)
         for x, y in loader:
             opt.zero_grad()
