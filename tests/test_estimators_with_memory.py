@@ -127,6 +127,10 @@ def test_each_place_gets_the_estimate_that_it_would_get_as_the_iterate(name, mak
     torch.testing.assert_close(both, alone + other, rtol=0, atol=1e-12)
     # The memory keeps track of the first place only.
     torch.testing.assert_close(after, after_alone, rtol=0, atol=1e-12)
+    sample = estimator.draw(5, like=w)  # renews a snapshot
+    _, after, _ = estimator.at((here, there), sample, copy(), 5)
+    _, after_alone, _ = estimator.at((here,), sample, copy(), 5)
+    torch.testing.assert_close(after, after_alone, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
