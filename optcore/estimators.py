@@ -64,6 +64,10 @@ class Estimator:
         """
         raise NotImplementedError
 
+    def columns(self, memory, w: Tensor) -> dict:
+        """Return what a history records of the memory, by name; `None` is that of the start."""
+        return {}
+
     def restart(self) -> None:
         """Begin the draws anew; a run that does not resume another one does."""
 

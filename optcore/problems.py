@@ -71,6 +71,20 @@ class Problem:
     def _gradient(self, w: Tensor, sample) -> Tensor:
         raise NotImplementedError
 
+    def weighted_gradient(self, w: Tensor, sample: Tensor, weights: Tensor) -> Tensor:
+        r"""Return $\sum_i a_i \nabla f_i(w)$ over the examples of `sample`, of a finite sum.
+
+        The weights a have the shape of `sample`. Batches of different sizes, for different rows,
+        are batches of one size with zeros among their weights.
+        """
+        gradient = self._weighted_gradient
+        for _ in range(sample.ndim - 1):
+            gradient = vmap(gradient, in_dims=(0, 1, 1))
+        return gradient(w, sample, weights)
+
+    def _weighted_gradient(self, w, sample, weights):
+        raise NotImplementedError
+
     def per_example(self, w: Tensor, sample) -> Tensor:
         """Return the gradient at each of the B samples, shape (B, dim), for one row `w`."""
         return vmap(lambda one: self.gradient(w, tree_map(lambda x: x.unsqueeze(0), one)))(sample)
@@ -281,6 +295,12 @@ class LogisticRegression(Problem):
         x, targets = self._examples(sample)
         return self._mean(self._residuals(w, x, targets), x) + self.l2 * w
 
+    def _weighted_gradient(self, w, sample, weights):
+        x, targets = self._examples(sample)
+        residuals = self._residuals(w, x, targets)
+        weights = weights.view(-1, *(1,) * (residuals.ndim - 1)) * len(x)
+        return self._mean(residuals * weights, x) + self.l2 * w
+
     def _contributions(self, w, sample):
         return self._residuals(w, *self._examples(sample))
 
@@ -365,13 +385,20 @@ class Objective(Problem):
     def _gradient(self, w, sample):
         return self._by_rows(grad(self.f), w, sample)
 
-    def _by_rows(self, function, w, sample):
+    def _weighted_gradient(self, w, sample, weights):
+        def f(w, sample, weights):
+            each = vmap(lambda i: self.f(w, i.unsqueeze(0)))(sample)
+            return weights @ each
+
+        return self._by_rows(grad(f), w, sample, weights)
+
+    def _by_rows(self, function, w, sample, *weights):
         examples = ()
         if self.n is not None:
             examples = (torch.arange(self.n, device=w.device) if sample is None else sample,)
         for _ in range(w.ndim - self.start.ndim):
-            function = vmap(function, in_dims=(0, *(None for _ in examples)))
-        return function(w, *examples)
+            function = vmap(function, in_dims=(0, *(None for _ in (*examples, *weights))))
+        return function(w, *examples, *weights)
 
 
 class _ModuleProblem(Problem):

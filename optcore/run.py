@@ -16,7 +16,7 @@ from tqdm import trange
 
 from optcore.estimators import Estimator
 from optcore.rules.compose import is_of_matrices, points_of
-from optcore.schedules import Schedule
+from optcore.schedules import Schedule, values_at
 
 PROGRESS_AFTER_S = 10
 
@@ -55,7 +55,8 @@ class History:
 
     `history["t"]` holds the numbers of updates made before each record, 0 for the start;
     `history["evaluations"]` the gradient evaluations that the estimator spent by then; every name
-    in `run`'s `record` its values. Each is an array with one row a record.
+    in `run`'s `record` its values, and every column of the estimator its own. Each is an array with
+    one row a record.
 
     Attributes:
         w: the last iterate.
@@ -161,7 +162,7 @@ def run(
     columns = {"loss": problem.loss} if problem.n is None and problem.loss else {}
     columns |= record or {}
     if resume is not None:
-        _check_resume(resume, columns, estimator)
+        _check_resume(resume, columns.keys() | estimator.columns(None, resume.w).keys(), estimator)
     _check_start(problem, w, resume, steps)
     if is_of_matrices(rule) and problem.start.ndim < 2:  # it would take rows of w for a matrix
         raise ValueError("the rule is one of matrices, and the problem's w is flat: use by_layer.")
@@ -185,7 +186,7 @@ def run(
         }
 
     def note(t):
-        values = {name: function(w) for name, function in columns.items()}
+        values = estimator.columns(memory, w) | {name: f(w) for name, f in columns.items()}
         _check_loss(values.get("loss"), t, history)
         history.w = w
         history._append({"t": t, "evaluations": spent, **values})
@@ -193,7 +194,7 @@ def run(
     if resume is None:
         note(0)
     for t in trange(start + 1, steps + 1, delay=PROGRESS_AFTER_S, leave=False):
-        now = _at(t, hyper)
+        now = values_at(t, hyper)
         places = points(w, state, **now) if points else (w,)
         z, memory, cost = estimator.at(places, estimator.draw(t, like=w), memory, t)
         _check_gradients(z, t, problem, history)
@@ -230,19 +231,11 @@ def _check_resume(resume, columns, estimator) -> None:
     if not isinstance(resume, Checkpoint):
         raise TypeError(f"resume must be a history's checkpoint, got a {type(resume).__name__}.")
     names = resume.records.keys() - {"t", "evaluations"}
-    if names != columns.keys():
+    if names != columns:
         before, now = (", ".join(sorted(x)) or "nothing" for x in (names, columns))
         raise ValueError(f"record must be that of the checkpoint, {before}: it is {now}.")
     if resume.draws.keys() != estimator.state_dict().keys():
         raise ValueError(f"resume was not made by an estimator such as {type(estimator).__name__}.")
-
-
-def _at(t: int, hyper: Mapping) -> dict:
-    """Return the hyper-parameters of step t: schedules give way to their values."""
-    return {
-        name: value(t) if callable(value) else _at(t, value) if isinstance(value, dict) else value
-        for name, value in hyper.items()
-    }
 
 
 def _record_times(steps: int, every: int | None) -> set[int]:

@@ -11,7 +11,7 @@ import bisect
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -280,6 +280,18 @@ def lambda_lr(optimizer: Optimizer, schedule: Schedule | Sequence[Schedule]) -> 
         if isinstance(group["lr"], Tensor):
             group["lr"] = group["lr"].clone()
     return LambdaLR(optimizer, [functools.partial(_at_epoch, s) for s in schedules])
+
+
+def values_at(t: int, hyper: Mapping) -> dict:
+    """Return the hyper-parameters of step t: schedules, in mappings too, become values."""
+    return {
+        name: value(t)
+        if callable(value)
+        else values_at(t, value)
+        if isinstance(value, dict)
+        else value
+        for name, value in hyper.items()
+    }
 
 
 def _at_epoch(schedule: Schedule, epoch: int) -> float:

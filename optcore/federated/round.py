@@ -1,0 +1,423 @@
+"""A round of federated averaging as a gradient estimator: its z is what the clients moved by.
+
+    run(FedAvg(problem, parts, lr=0.1, epochs=5, batch=32), rules.sgd, lr=1.0, steps=50)
+
+is FedAvg of fifty rounds; `rules.adam` in the place of `rules.sgd` is FedAdam, and so on. All
+clients of a round train at once, as the rows of one tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from optcore import rules
+from optcore.estimators import MAX_TABLE_BYTES, Estimate, Estimator
+from optcore.federated.client import batches, stack, train
+from optcore.federated.server import mean
+from optcore.problems import Problem
+from optcore.schedules import values_at
+
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+class Work(NamedTuple):
+    """What the clients of a round do, as `FedAvg.draw` returns it.
+
+    Attributes:
+        clients: of whom the server hears again, by number; one entry for each client of each row.
+        rows: the row of w that each of them starts from.
+        batches: the indices of each one's batches, in order.
+        invited: how many clients the server sent w to, over all rows.
+    """
+
+    clients: Tensor
+    rows: Tensor
+    batches: list[list[Tensor]]
+    invited: int
+
+
+class FedAvg(Estimator):
+    r"""A round of federated averaging: clients train from w on what they hold, the server averages.
+
+    $$z = -\sum_{k \in S} \frac{n_k}{\sum_{j \in S} n_j} \, (w_k - w)$$
+
+    With `rules.sgd` and lr = 1 the next w is the average of the w_k. After one local step on
+    everything z is η ∇F, and the round gradient descent. With μ > 0 it is FedProx.
+
+    It costs the gradients that the clients computed. The history's columns "bytes_down" and
+    "bytes_up" are what has been sent so far, "drift" is Σ n_k ‖w_k − w‖ / Σ n_k of the last round.
+    Cost and bytes are those of one row of w, in the mean over rows.
+
+    Every client draws its batches from `seed`, the round and its own number: they are the same
+    whoever else takes part, and wherever it runs.
+    Sources: McMahan, Moore, Ramage, Hampson and Agüera y Arcas (2017), arXiv:1602.05629; FedProx:
+    Li et al. (2020), arXiv:1812.06127; the server's rule: Reddi et al. (2021), arXiv:2003.00295.
+
+    Args:
+        problem: a finite sum, over the examples of all clients.
+        parts: what each client holds, as index tensors; see `optcore.federated.partition`.
+        lr: η of the clients. It and `**hyper`, the other hyper-parameters of `rule`, may be
+            schedules of the round; tensors broadcast against w.
+        epochs: E ≥ 1, passes of a client over what it holds.
+        batch: B ≥ 1, size of its batches; without it each pass is one step on everything.
+        rule: of the clients, from `optcore.rules`. Its memory ends with the round.
+        proximal: FedProx's μ ≥ 0.
+        cohort: how many clients, drawn at random, take part in a round; without it, all.
+        dropped: probability that a client of the cohort is never heard of again.
+        slow: probability that a client returns after a part of its steps, of which every length
+            is equally likely.
+        hostile: client → what it makes of its update before it sends it.
+        aggregate: of `optcore.federated.server`.
+        shared: the rows of w see the same cohorts and batches; otherwise each draws its own.
+        chunk: how many clients train at once; without it, as many as half of the free memory takes.
+        seed: of all draws.
+
+    Raises:
+        ValueError: the problem is no finite sum; a part is empty or not of its indices; a number is
+            out of its range; the problem's module has buffers that change in the forward pass, or
+            takes its chance there.
+    """
+
+    vectors = 1  # of the size of w that go each way, to and from a client
+
+    def __init__(
+        self,
+        problem: Problem,
+        parts: Sequence[Tensor],
+        *,
+        lr,
+        epochs: int = 1,
+        batch: int | None = None,
+        rule: Callable = rules.sgd,
+        proximal: float = 0.0,
+        cohort: int | None = None,
+        dropped: float = 0.0,
+        slow: float = 0.0,
+        hostile: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
+        aggregate: Callable[[Tensor, Tensor], Tensor] = mean,
+        shared: bool = False,
+        chunk: int | None = None,
+        seed: int = 0,
+        **hyper,
+    ):
+        super().__init__(problem)
+        _check_parts(problem, parts)
+        _check_module(problem)
+        for name, value in {"epochs": epochs, "batch": batch, "chunk": chunk}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if cohort is not None and not 1 <= cohort <= len(parts):
+            raise ValueError(f"cohort must lie in 1 … {len(parts)}, got {cohort}.")
+        for name, value in {"dropped": dropped, "slow": slow}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
+        if not 0 <= proximal < math.inf:
+            raise ValueError(f"proximal must be a finite number ≥ 0, got {proximal}.")
+        if unknown := [k for k in hostile or {} if k not in range(len(parts))]:
+            raise ValueError(f"hostile must name clients 0 … {len(parts) - 1}, got {unknown[0]}.")
+        self.parts = [part.cpu() for part in parts]
+        self.sizes = torch.tensor([float(len(part)) for part in parts], dtype=torch.float64)
+        self.hyper = {"lr": lr, **hyper}
+        self.epochs = epochs
+        self.batch = batch
+        self.rule = rule
+        self.proximal = proximal
+        self.cohort = cohort
+        self.dropped = dropped
+        self.slow = slow
+        self.hostile = dict(hostile or {})
+        self.aggregate = aggregate
+        self.shared = shared
+        self.chunk = chunk
+        self.seed = seed
+
+    def columns(self, memory, w) -> dict:
+        """Return what has been sent so far, and the drift of the last round."""
+        memory = memory or FedAvg._first_memory(self, w)
+        return {name: memory[name] for name in ("bytes_down", "bytes_up", "drift")}
+
+    def state_dict(self) -> dict:
+        """Return the chunk: another one would round differently."""
+        return {"chunk": self.chunk}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Train as many clients at once as before."""
+        self.chunk = state["chunk"]
+
+    # Step one: who takes part.
+
+    def draw(self, t: int, like: Tensor) -> Work:
+        """Draw who takes part in round t, and the batches of each."""
+        number = like[..., 0].numel()
+        found, invited = [], 0
+        for row in range(1 if self.shared else number):
+            cohort = self._cohort(self._generator(t, row))
+            invited += len(cohort)
+            for client in cohort:
+                own = self.work_of(client, t, row)
+                if own:
+                    found += [(own, client, r) for r in (range(number) if self.shared else [row])]
+        # Those who do as many steps train side by side, so that few of them have to wait.
+        found.sort(key=lambda one: (len(one[0]), one[2], one[1]))
+        clients, rows = (torch.tensor([one[i] for one in found], dtype=torch.int64) for i in (1, 2))
+        work = [one[0] for one in found]
+        return Work(clients, rows, work, invited * number if self.shared else invited)
+
+    def work_of(self, client: int, t: int, row: int = 0) -> list[Tensor]:
+        """Return the batches of a client in round t, none if it is not heard of again."""
+        chance = self._generator(t, row, client)
+        own = batches(self.parts[client], epochs=self.epochs, size=self.batch, generator=chance)
+        is_slow, is_lost = torch.rand(2, generator=chance) < torch.tensor([self.slow, self.dropped])
+        if is_slow:
+            own = own[: int(torch.randint(1, len(own) + 1, (), generator=chance))]
+        return [] if is_lost else own
+
+    def _cohort(self, chance: torch.Generator) -> list[int]:
+        everybody = range(len(self.parts))
+        if self.cohort is None:
+            return list(everybody)
+        return torch.randperm(len(everybody), generator=chance)[: self.cohort].tolist()
+
+    def _generator(self, *place: int) -> torch.Generator:
+        """Return the generator of a round, or of a client's part in it, whoever else asks."""
+        state = np.random.SeedSequence((self.seed, *place)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0]))
+
+    # Steps two and three.
+
+    def at(self, places, sample, memory, t) -> Estimate:
+        """Return z for each place: a round from there, with the same clients and batches."""
+        iterate = places[0]
+        number, hyper = iterate[..., 0].numel(), values_at(t, self.hyper)
+        memory = memory or self._first_memory(iterate)
+        others = [self._round(w, sample, memory, hyper)[0] for w in places[1:]]
+        z, drift = self._round(iterate, sample, memory, hyper, self._remember)
+        each = self.vectors * iterate.shape[-1] * iterate.element_size()
+        memory = {
+            **memory,
+            "bytes_down": memory["bytes_down"] + sample.invited * each / number,
+            "bytes_up": memory["bytes_up"] + len(sample.clients) * each / number,
+            "drift": drift,
+        }
+        spent = sum(len(batch) for own in sample.batches for batch in own) * len(places)
+        return Estimate((z, *others), memory, round(spent / number))
+
+    def _round(self, w, sample, memory, hyper, remember=None):
+        """Return z and the drift, of the shape of w and of its rows."""
+        start = w.reshape(-1, w.shape[-1])
+        number, sizes = len(start), self._importance().to(start)
+        total, weight = torch.zeros_like(start), start.new_zeros(number, 1)
+        drift, kept = torch.zeros_like(weight), []
+        for piece in torch.arange(len(sample.clients)).split(self._clients_at_once(start, sample)):
+            clients, rows = (x[piece].to(w.device) for x in (sample.clients, sample.rows))
+            indices, weights = stack([sample.batches[p] for p in piece.tolist()])
+            trained, gradients = train(
+                self.problem,
+                start[rows],
+                indices.to(w.device),
+                None if weights is None else weights.to(start),
+                self.rule,
+                _of_rows(hyper, w, rows),
+                proximal=self.proximal,
+                correction=self._correction(memory, clients, rows),
+            )
+            if remember:
+                remember(memory, clients, rows, gradients)
+            update = trained - start[rows]
+            # Row r has the n_k of its own clients: a product with it is a sum over each row's.
+            own = (rows == torch.arange(number, device=w.device).unsqueeze(1)) * sizes[clients]
+            weight += own.sum(1, keepdim=True)
+            drift += own @ update.norm(dim=1, keepdim=True)
+            update = self._sent(update, clients)
+            if self.aggregate is mean:
+                total += own @ update
+            else:
+                kept.append((rows, update, sizes[clients]))
+        if kept:
+            rows, updates, sizes = (torch.cat(x) for x in zip(*kept, strict=True))
+            for row in rows.unique().tolist():
+                mine = rows == row
+                total[row] = weight[row] * self.aggregate(updates[mine], sizes[mine])
+        heard = torch.where(weight > 0, weight, 1)  # of nobody: the iterate stays where it is
+        z = -self._average(total, heard, sample)
+        return z.view_as(w), (drift / heard).view(w.shape[:-1])
+
+    def _importance(self) -> Tensor:
+        return self.sizes
+
+    def _sent(self, update: Tensor, clients: Tensor) -> Tensor:
+        """Return what the clients send in the place of their updates."""
+        for client, attack in self.hostile.items():
+            lies = (clients == client).unsqueeze(1)
+            update = torch.where(lies, attack(update), update)
+        return update
+
+    def _average(self, total: Tensor, weight: Tensor, sample: Work) -> Tensor:
+        return total / weight
+
+    def _correction(self, memory, clients: Tensor, rows: Tensor) -> Tensor | None:
+        return None
+
+    def _remember(self, memory, clients: Tensor, rows: Tensor, gradients: Tensor) -> None:
+        """Take note of the clients' mean gradients."""
+
+    def _first_memory(self, w: Tensor) -> dict:
+        zero = torch.zeros((), dtype=torch.float64)
+        return {"bytes_down": zero, "bytes_up": zero, "drift": w.new_zeros(w.shape[:-1])}
+
+    def _clients_at_once(self, start: Tensor, sample: Work) -> int:
+        if self.chunk is None:
+            # The one with the largest batch needs the most.
+            batch = max((own[0] for own in sample.batches), key=len, default=torch.arange(0))
+            each = _bytes_of_a_client(self.problem, start[:1], batch.to(start.device))
+            self.chunk = max(1, int(SHARE_OF_FREE_MEMORY * _free_bytes(start.device) / each))
+        return self.chunk
+
+
+class Scaffold(FedAvg):
+    r"""A round of SCAFFOLD: clients correct their gradients by what the others want.
+
+    $$w_k \leftarrow \text{rule}\bigl(w_k, \nabla f_{\mathcal B}(w_k) + c - c_k\bigr), \qquad
+      c_k \leftarrow \frac1S \sum_{s=1}^S \nabla f_{\mathcal B_s}(w_k^{(s)}), \qquad
+      c = \frac1K \sum_k c_k$$
+
+    The control variates c_k begin at zero, and stay as they are where a client takes no part. With
+    SGD as the clients' rule the mean gradient along the way is the paper's option II. It sends
+    twice as much as FedAvg, and keeps in one table the K vectors that the paper leaves to the
+    clients.
+    Source: Karimireddy et al. (2020), arXiv:1910.06378, algorithm 1.
+
+    Args:
+        problem, parts, lr: as for `FedAvg`, and so are all others.
+        max_bytes: the largest table of control variates allowed.
+
+    Raises:
+        ValueError: as for `FedAvg`.
+        MemoryError: from `at`, before anything is allocated, if the table takes more than
+            `max_bytes`.
+    """
+
+    vectors = 2
+
+    def __init__(self, problem, parts, *, lr, max_bytes: int = MAX_TABLE_BYTES, **options):
+        super().__init__(problem, parts, lr=lr, **options)
+        self.max_bytes = max_bytes
+
+    def at(self, places, sample, memory, t) -> Estimate:
+        """Return z for each place; the memory holds the control variates."""
+        estimate = super().at(places, sample, memory, t)
+        memory = estimate.memory
+        memory["c"] = memory["c"] + memory["change"]
+        memory["change"] = torch.zeros_like(memory["c"])
+        return estimate
+
+    def _correction(self, memory, clients, rows):
+        return memory["c"][rows] - memory["each"][rows, clients]
+
+    def _remember(self, memory, clients, rows, gradients):
+        change = gradients - memory["each"][rows, clients]
+        number = len(memory["c"])
+        own = rows == torch.arange(number, device=rows.device).unsqueeze(1)
+        memory["change"] += own.to(change) @ change / len(self.parts)
+        memory["each"][rows, clients] = gradients
+
+    def _first_memory(self, w):
+        c = w.new_zeros(w.shape[:-1].numel(), w.shape[-1])
+        size = len(self.parts) * c.numel() * c.element_size()
+        if size > self.max_bytes:
+            raise MemoryError(
+                f"the control variates of {len(self.parts)} clients would take {size:,} bytes, "
+                f"max_bytes is {self.max_bytes:,}."
+            )
+        each = c.new_zeros(len(c), len(self.parts), c.shape[1])
+        return {**super()._first_memory(w), "c": c, "each": each, "change": torch.zeros_like(c)}
+
+
+def _of_rows(hyper: Mapping, w: Tensor, rows: Tensor) -> dict:
+    """Return the hyper-parameters of clients that start from these rows of w."""
+
+    def own(value):
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        return value.expand(*w.shape[:-1], value.shape[-1]).reshape(-1, value.shape[-1])[rows]
+
+    return {name: own(value) for name, value in hyper.items()}
+
+
+class _Allocations(TorchDispatchMode):
+    """Adds up the bytes of everything that is computed: no less than what lives at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.bytes += sum(x.nbytes for x in tree_leaves(result) if isinstance(x, Tensor))
+        return result
+
+
+def _bytes_of_a_client(problem: Problem, w: Tensor, batch: Tensor) -> int:
+    indices, weights = batch.view(1, -1, 1), torch.full((1, len(batch), 1), 1 / len(batch))
+    with _Allocations() as counted:
+        train(problem, w, indices, weights.to(w), rules.sgd, {"lr": 0.0})
+    return counted.bytes
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def _check_parts(problem: Problem, parts: Sequence[Tensor]) -> None:
+    if problem.n is None:
+        raise ValueError("problem must be a finite sum: its examples are what the clients hold.")
+    if not len(parts):
+        raise ValueError("parts must hold at least one client.")
+    for k, part in enumerate(parts):
+        if part.ndim != 1 or not len(part) or part.is_floating_point():
+            raise ValueError(
+                f"parts[{k}] must be a vector of indices, at least one, got {part.dtype} of shape "
+                f"{tuple(part.shape)}."
+            )
+        if part.min() < 0 or part.max() >= problem.n:
+            raise ValueError(f"parts[{k}] must hold indices from 0 to {problem.n - 1}.")
+
+
+def _check_module(problem: Problem) -> None:
+    """Raise if a forward pass does more than compute each example's loss from its parameters."""
+    if not hasattr(problem, "module"):
+        return
+    w, some = problem.start, torch.arange(min(2, problem.n))
+    random = torch.cuda if w.is_cuda else torch
+    buffers = dict(problem.module.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    with torch.random.fork_rng(), torch.no_grad():
+        chance = random.get_rng_state()
+        together = problem.f(w, some)
+        if not torch.equal(chance, random.get_rng_state()):
+            raise ValueError("the module must not draw random numbers: call its eval() first.")
+        # Each example twice, since some layers refuse to see one alone.
+        apart = torch.stack([problem.f(w, one.repeat(2)) for one in some]).mean()
+    if changed := [name for name, old in before.items() if not torch.equal(old, buffers[name])]:
+        for name in changed:
+            buffers[name].copy_(before[name])
+        raise ValueError(
+            f"the module must not have buffers that change in the forward pass, got {changed[0]}: "
+            "call its eval(), or use a layer without running statistics, such as GroupNorm."
+        )
+    if not torch.isclose(together, apart, rtol=1e-3):
+        raise ValueError(
+            "the loss must be a mean over examples that do not see each other: of two it is "
+            f"{together.item():g}, of one after the other {apart.item():g} in the mean."
+        )
