@@ -79,6 +79,7 @@ class FedAvg(Estimator):
         aggregate: of `optcore.federated.server`.
         shared: the rows of w see the same cohorts and batches; otherwise each draws its own.
         chunk: how many clients train at once; without it, as many as half of the free memory takes.
+        first: number of the first of these clients among all, where a machine holds only a few.
         seed: of all draws.
 
     Raises:
@@ -106,6 +107,7 @@ class FedAvg(Estimator):
         aggregate: Callable[[Tensor, Tensor], Tensor] = mean,
         shared: bool = False,
         chunk: int | None = None,
+        first: int = 0,
         seed: int = 0,
         **hyper,
     ):
@@ -138,6 +140,7 @@ class FedAvg(Estimator):
         self.aggregate = aggregate
         self.shared = shared
         self.chunk = chunk
+        self.first = first
         self.seed = seed
 
     def columns(self, memory, w) -> dict:
@@ -174,7 +177,7 @@ class FedAvg(Estimator):
 
     def work_of(self, client: int, t: int, row: int = 0) -> list[Tensor]:
         """Return the batches of a client in round t, none if it is not heard of again."""
-        chance = self._generator(t, row, client)
+        chance = self._generator(t, row, self.first + client)
         own = batches(self.parts[client], epochs=self.epochs, size=self.batch, generator=chance)
         is_slow, is_lost = torch.rand(2, generator=chance) < torch.tensor([self.slow, self.dropped])
         if is_slow:
@@ -182,15 +185,31 @@ class FedAvg(Estimator):
         return [] if is_lost else own
 
     def _cohort(self, chance: torch.Generator) -> list[int]:
-        everybody = range(len(self.parts))
-        if self.cohort is None:
-            return list(everybody)
-        return torch.randperm(len(everybody), generator=chance)[: self.cohort].tolist()
+        return cohort_of(len(self.parts), self.cohort, chance)
 
     def _generator(self, *place: int) -> torch.Generator:
-        """Return the generator of a round, or of a client's part in it, whoever else asks."""
-        state = np.random.SeedSequence((self.seed, *place)).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0]))
+        return chance_of(self.seed, *place)
+
+    def train_one(self, client: int, w: Tensor, t: int) -> Tensor | None:
+        """Return what a client sends in round t in answer to w, `None` if it is not heard of again.
+
+        That is what it does beside all others, to rounding. On a machine of its own it is all that
+        is done.
+        """
+        own = self.work_of(client, t)
+        if not own:
+            return None
+        indices, weights = stack([own])
+        trained, _ = train(
+            self.problem,
+            w.unsqueeze(0),
+            indices.to(w.device),
+            None if weights is None else weights.to(w),
+            self.rule,
+            values_at(t, self.hyper),
+            proximal=self.proximal,
+        )
+        return w + self._sent(trained - w, torch.tensor([client], device=w.device))[0]
 
     # Steps two and three.
 
@@ -283,6 +302,22 @@ class FedAvg(Estimator):
         return self.chunk
 
 
+def chance_of(seed: int, *place: int) -> torch.Generator:
+    """Return the generator of a round, or of a client's part in it, whoever else asks.
+
+    A place is (round, row of w), or (round, row, client).
+    """
+    state = np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def cohort_of(clients: int, size: int | None, chance: torch.Generator) -> list[int]:
+    """Return the numbers of the clients of a round, in the order drawn; without a size, all."""
+    if size is None:
+        return list(range(clients))
+    return torch.randperm(clients, generator=chance)[:size].tolist()
+
+
 class Scaffold(FedAvg):
     r"""A round of SCAFFOLD: clients correct their gradients by what the others want.
 
@@ -319,6 +354,10 @@ class Scaffold(FedAvg):
         memory["c"] = memory["c"] + memory["change"]
         memory["change"] = torch.zeros_like(memory["c"])
         return estimate
+
+    def train_one(self, client, w, t):
+        """Raise: without its control variate a client would train as in FedAvg."""
+        raise TypeError("a client of SCAFFOLD needs the control variates: train_one is FedAvg's.")
 
     def _correction(self, memory, clients, rows):
         return memory["c"][rows] - memory["each"][rows, clients]
