@@ -207,7 +207,7 @@ class OverGrid(Estimator):
                 continue
             log.warning("node %d: %s", reply.metadata.src_node_id, reply.error.reason)
             if reply.error.code not in SILENCE:
-                faults.append(reply.error.reason)
+                faults.append((reply.error.reason or "?").strip().splitlines()[-1])
         return answers, faults
 
     def _nodes(self, enough: int) -> dict[int, int]:
@@ -216,7 +216,7 @@ class OverGrid(Estimator):
         while True:
             here = set(self.grid.get_node_ids())
             new = here - self._clients.keys()
-            replies, _ = self._ask(new, MessageType.QUERY, RecordDict(), min(30.0, self.timeout))
+            replies, _ = self._ask(new, MessageType.QUERY, RecordDict(), self.timeout)
             for reply in replies:
                 self._note(reply.metadata.src_node_id, reply.content["number"]["client"])
             # Of two nodes with one number the later one counts: it has been started again.
