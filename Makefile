@@ -10,7 +10,7 @@ book test notebooks publish test-published: export TQDM_DISABLE := 1
 # Torch's threads spin while they wait. On a busy machine that makes small steps twenty times slower.
 book test notebooks publish test-published: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help book test test-portable test-published bench lab notebooks publish clean
+.PHONY: help book test test-portable test-published federated bench lab notebooks publish clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-published  run the published notebooks in fresh environments, old and new"
 	@echo "make notebooks       execute book/text/*.md into book/*.ipynb"
 	@echo "make publish         write the site and its notebooks for Colab: _build/publish"
+	@echo "make federated       federated averaging under Flower, simulated on this machine"
 	@echo "make lab             open the chapters in JupyterLab"
 	@echo "make bench           run the benchmarks, one after the other"
 	@echo "make clean           remove the site and the environment"
@@ -39,6 +40,10 @@ test-portable: $(INSTALLED)
 # As on a notebook server: tools/published.py. It downloads PyTorch twice.
 test-published: $(SITE)
 	$(BIN)/python tools/published.py $(CHAPTERS)
+
+# make federated SETTINGS="model=net partition=iid rounds=20": examples/federated.
+federated: $(INSTALLED)
+	$(BIN)/python tools/federated.py $(SETTINGS)
 
 bench: $(INSTALLED)
 	status=0; for name in optimizers muon variance_reduction; do \

@@ -126,8 +126,9 @@ class Processes:
                     found.append(process)
         return found
 
-    def end(self) -> None:
-        """End what was started, in turn: first by asking, then by force."""
+    def end(self) -> list[str]:
+        """End what was started, first by asking; return what had to be ended by force."""
+        forced = []
         for process, _ in self.started.values():
             process.terminate()
         end = time.monotonic() + END_S
@@ -137,9 +138,11 @@ class Processes:
             time.sleep(0.2)
         for process in self.alive():
             with contextlib.suppress(psutil.Error):
+                forced.append(" ".join(process.cmdline()))
                 process.kill()
         for process, _ in self.started.values():
             process.wait(END_S)
+        return forced
 
 
 def free_port() -> int:
@@ -172,7 +175,7 @@ def simulate(settings: dict[str, str], home: Path = HOME, seconds: float | None 
     defaults = tomllib.loads((APP / "pyproject.toml").read_text(encoding="utf-8"))
     defaults = defaults["tool"]["flwr"]["app"]["config"]
     if unknown := settings.keys() - defaults.keys():
-        raise Failed(f"there is no setting {unknown.pop()}; there are {', '.join(defaults)}.")
+        raise Failed(f"there is no setting {unknown.pop()!r}; there are {', '.join(defaults)}.")
     clients = settings.get("clients", defaults["clients"])
     with Processes(home) as flower:
         address = f"127.0.0.1:{free_port()}"
@@ -209,6 +212,8 @@ def simulate(settings: dict[str, str], home: Path = HOME, seconds: float | None 
 def main(arguments: list[str]) -> int:
     """Run the app with these settings; return the exit code."""
     try:
+        if wrong := [argument for argument in arguments if "=" not in argument]:
+            raise Failed(f"a setting is NAME=VALUE, got {wrong[0]}.")
         simulate(dict(argument.split("=", 1) for argument in arguments))
     except Failed as error:
         print(error, file=sys.stderr)
