@@ -404,10 +404,12 @@ MUTANTS = {
         ("(KeyError, TypeError, ValueError)", "ZeroDivisionError"),
         ("(KeyError, TypeError, ValueError)", "KeyError"),
     ],
-    ("federated/flower.py", "if faults and"): [
+    ("federated/flower.py", "def _send(self, w"): [
         ("faults and not heard", "False"),
         ("faults and not heard", "faults"),
         ("faults and not heard", "not heard"),
+    ],
+    ("federated/flower.py", "def _ask"): [
         (" not in SILENCE", " in SILENCE"),
         (" not in SILENCE", " >= 0"),
     ],
