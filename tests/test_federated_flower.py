@@ -192,6 +192,8 @@ def test_a_client_that_does_not_answer_is_left_out_of_the_average(away):
     close(ours, theirs)
     assert (theirs["heard"][1:] == gone).all()
     assert (theirs["bytes_up"] == ours["bytes_up"]).all()
+    sent = [CLIENTS] + (ROUNDS - 1) * [gone if away else CLIENTS]
+    assert (np.diff(theirs["bytes_down"]) == problem.start.nbytes * np.array(sent)).all()
 
 
 def test_a_client_that_comes_back_takes_part_again():

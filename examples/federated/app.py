@@ -5,6 +5,7 @@ each node has examples of its own, `federation` reads those instead: see `client
 """
 
 import functools
+import time
 
 import torch
 from flwr.app import Context
@@ -25,7 +26,7 @@ AGGREGATES = {
     "coordinate_median": coordinate_median,
     "trimmed_mean": trimmed_mean(0.2),
 }
-COLUMNS = ("t", "heard", "loss", "accuracy", "drift", "bytes_up")
+COLUMNS = ("t", "heard", "loss", "accuracy", "drift", "bytes_up", "seconds")
 
 
 def one_of(name: str, choices: dict, setting: str):
@@ -58,6 +59,7 @@ def problem_of(config: dict, x: torch.Tensor, y: torch.Tensor):
 def federation(config: dict) -> FedAvg:
     """Return what the clients do."""
     images, K, seed = data(config["data"]), config["clients"], config["seed"]
+    x, y = (a[: config["examples"] or None] for a in (images.x, images.y))
     partitions = {
         "iid": lambda y: iid(y, K, seed=seed),
         "ring": lambda y: ring(y, K, seed=seed),
@@ -65,8 +67,8 @@ def federation(config: dict) -> FedAvg:
         "dirichlet": lambda y: dirichlet(y, K, alpha=config["alpha"], seed=seed),
     }
     return FedAvg(
-        problem_of(config, images.x, images.y),
-        one_of(config["partition"], partitions, "partition")(images.y),
+        problem_of(config, x, y),
+        one_of(config["partition"], partitions, "partition")(y),
         lr=config["lr"],
         rule=rule_of(config["rule"]),
         epochs=config["epochs"],
@@ -107,7 +109,12 @@ def main(grid: Grid, context: Context) -> None:
         wait=config["timeout"],
         seed=config["seed"],
     )
-    columns = {"loss": problem.loss, "accuracy": lambda w: problem.accuracy(w, x, images.y_val)}
+    start = time.monotonic()
+    columns = {
+        "loss": problem.loss,
+        "accuracy": lambda w: problem.accuracy(w, x, images.y_val),
+        "seconds": lambda w: time.monotonic() - start,
+    }
     history = run(
         rounds,
         rule_of(config["server-rule"]),
