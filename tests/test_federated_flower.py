@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from optcore import rules
 from optcore.federated import FedAvg, Scaffold, coordinate_median, dirichlet, trimmed_mean
 from optcore.federated.flower import OverGrid, client_app
+from optcore.federated.privacy import DPFedAvg
 from optcore.problems import LogisticRegression, Network
 from optcore.rules.compose import by_layer
 from optcore.run import NotFinite, run
@@ -331,11 +332,13 @@ def test_of_two_nodes_with_one_number_the_later_counts():
     assert 3 in grid.order[-CLIENTS:]
 
 
-def test_scaffold_is_refused():
+def test_what_is_more_than_fedavg_is_refused():
     problem = logistic()
-    scaffold = Scaffold(problem, PARTS, lr=0.1)
-    with pytest.raises(TypeError, match="control variates"):
-        scaffold.train_one(0, problem.start, 1)
+    private = DPFedAvg(problem, PARTS, lr=0.1, rate=0.5, noise=1.0, clip=1.0)
+    for estimator in (Scaffold(problem, PARTS, lr=0.1), private):
+        grid = InProcess(client_app(lambda context, e=estimator: e), nodes())
+        with pytest.raises(TypeError, match=f"one client of {type(estimator).__name__} alone"):
+            run(over(problem, grid), rules.sgd, lr=1.0, steps=1)
 
 
 def test_rows_are_refused():
@@ -376,7 +379,7 @@ MUTANTS = {
         ),
     ],
     ("federated/flower.py", "def draw"): [
-        ("chance_of(self.seed, t, 0)", "chance_of(self.seed, t)"),
+        ("chance_of(self.seed, t, 0)", "chance_of(self.seed, t, 1)"),
         ("chance_of(self.seed, t, 0)", "chance_of(0, t, 0)"),
         ("self.cohort, chance", "None, chance"),
     ],
@@ -437,6 +440,7 @@ MUTANTS = {
         ("t, row, self.first", "t + 1, row, self.first"),
     ],
     ("federated/round.py", "def train_one"): [
+        ("if type(self) is not FedAvg", "if False"),
         ("self.work_of(client, t)", "self.work_of(client, 1)"),
         ("values_at(t, self.hyper)", "values_at(1, self.hyper)"),
         ("proximal=self.proximal", "proximal=0.0"),

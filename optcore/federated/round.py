@@ -40,12 +40,14 @@ class Work(NamedTuple):
         rows: the row of w that each of them starts from.
         batches: the indices of each one's batches, in order.
         invited: how many clients the server sent w to, over all rows.
+        noise: for the sum of each row's updates, where privacy asks for it.
     """
 
     clients: Tensor
     rows: Tensor
     batches: list[list[Tensor]]
     invited: int
+    noise: Tensor | None = None
 
 
 class FedAvg(Estimator):
@@ -153,12 +155,12 @@ class FedAvg(Estimator):
         return {name: memory[name] for name in ("bytes_down", "bytes_up", "drift")}
 
     def state_dict(self) -> dict:
-        """Return the chunk: another one would round differently."""
-        return {"chunk": self.chunk}
+        """Return the seed, and the chunk: another one would round differently."""
+        return {"seed": self.seed, "chunk": self.chunk}
 
     def load_state_dict(self, state: dict) -> None:
-        """Train as many clients at once as before."""
-        self.chunk = state["chunk"]
+        """Continue with the same draws, and as many clients at once."""
+        self.seed, self.chunk = state["seed"], state["chunk"]
 
     # Step one: who takes part.
 
@@ -194,27 +196,6 @@ class FedAvg(Estimator):
     def _generator(self, *place: int) -> torch.Generator:
         return chance_of(self.seed, *place)
 
-    def train_one(self, client: int, w: Tensor, t: int) -> Tensor | None:
-        """Return what a client sends in round t in answer to w, `None` if it is not heard of again.
-
-        That is what it does beside all others, to rounding. On a machine of its own it is all that
-        is done.
-        """
-        own = self.work_of(client, t)
-        if not own:
-            return None
-        indices, weights = stack([own])
-        trained, _ = train(
-            self.problem,
-            w.unsqueeze(0),
-            indices.to(w.device),
-            None if weights is None else weights.to(w),
-            self.rule,
-            values_at(t, self.hyper),
-            proximal=self.proximal,
-        )
-        return w + self._sent(trained - w, torch.tensor([client], device=w.device))[0]
-
     # Steps two and three.
 
     def at(self, places, sample, memory, t) -> Estimate:
@@ -240,9 +221,11 @@ class FedAvg(Estimator):
         number, sizes = len(start), self._importance().to(start)
         total, weight = torch.zeros_like(start), start.new_zeros(number, 1)
         drift, kept = torch.zeros_like(weight), []
-        for piece in torch.arange(len(sample.clients)).split(self._clients_at_once(start, sample)):
+        chunk = self._clients_at_once(start, _of_rows(hyper, w, torch.zeros(1, dtype=torch.int64)))
+        for first in range(0, len(sample.clients), chunk):
+            piece = slice(first, first + chunk)
             clients, rows = (x[piece].to(w.device) for x in (sample.clients, sample.rows))
-            indices, weights = stack([sample.batches[p] for p in piece.tolist()])
+            indices, weights = stack(sample.batches[piece])
             trained, gradients = train(
                 self.problem,
                 start[rows],
@@ -297,16 +280,45 @@ class FedAvg(Estimator):
         zero = torch.zeros((), dtype=torch.float64)
         return {"bytes_down": zero, "bytes_up": zero, "drift": w.new_zeros(w.shape[:-1])}
 
-    def _clients_at_once(self, start: Tensor, sample: Work) -> int:
+    def _clients_at_once(self, start: Tensor, hyper: Mapping) -> int:
         if self.chunk is None:
-            # The one with the largest batch needs the most.
-            batch = max((own[0] for own in sample.batches), key=len, default=torch.arange(0))
-            each = _bytes_of_a_client(self.problem, start[:1], batch.to(start.device))
+            batch = max(self.parts, key=len)[: self.batch].to(start.device).view(1, -1, 1)
+            weights = torch.ones_like(batch, dtype=start.dtype) / batch.numel()
+            with _Allocations() as counted:
+                train(self.problem, start[:1], batch, weights, self.rule, hyper)
             most = SHARE_OF_FREE_MEMORY * _free_bytes(start.device)
             if start.device.type == "cpu":
                 most = min(most, MAX_BYTES_ON_A_CPU)
-            self.chunk = max(1, int(most / each))
+            self.chunk = max(1, int(most / counted.bytes))
         return self.chunk
+
+    # Step two on a machine of its own.
+
+    def train_one(self, client: int, w: Tensor, t: int) -> Tensor | None:
+        """Return what a client sends in round t in answer to w, `None` if it is not heard of again.
+
+        That is what it does beside all others, to rounding. On a machine of its own it is all that
+        is done.
+
+        Raises:
+            TypeError: control variates or noise, say, would be missing: this is FedAvg's alone.
+        """
+        if type(self) is not FedAvg:
+            raise TypeError(f"one client of {type(self).__name__} alone is not all of it: use run.")
+        own = self.work_of(client, t)
+        if not own:
+            return None
+        indices, weights = stack([own])
+        trained, _ = train(
+            self.problem,
+            w.unsqueeze(0),
+            indices.to(w.device),
+            None if weights is None else weights.to(w),
+            self.rule,
+            values_at(t, self.hyper),
+            proximal=self.proximal,
+        )
+        return w + self._sent(trained - w, torch.tensor([client], device=w.device))[0]
 
 
 def chance_of(seed: int, *place: int) -> torch.Generator:
@@ -362,10 +374,6 @@ class Scaffold(FedAvg):
         memory["change"] = torch.zeros_like(memory["c"])
         return estimate
 
-    def train_one(self, client, w, t):
-        """Raise: without its control variate a client would train as in FedAvg."""
-        raise TypeError("a client of SCAFFOLD needs the control variates: train_one is FedAvg's.")
-
     def _correction(self, memory, clients, rows):
         return memory["c"][rows] - memory["each"][rows, clients]
 
@@ -418,13 +426,6 @@ def _place(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
 
 
-def _bytes_of_a_client(problem: Problem, w: Tensor, batch: Tensor) -> int:
-    indices, weights = batch.view(1, -1, 1), torch.full((1, len(batch), 1), 1 / len(batch))
-    with _Allocations() as counted:
-        train(problem, w, indices, weights.to(w), rules.sgd, {"lr": 0.0})
-    return counted.bytes
-
-
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -459,8 +460,8 @@ def _check_module(problem: Problem) -> None:
         together = problem.f(w, some)
         if not torch.equal(chance, random.get_rng_state()):
             raise ValueError("the module must not draw random numbers: call its eval() first.")
-        # Each example twice, since some layers refuse to see one alone.
-        apart = torch.stack([problem.f(w, one.repeat(2)) for one in some]).mean()
+        # Each example three times: some layers refuse to see one alone, and a sum would hide.
+        apart = torch.stack([problem.f(w, one.repeat(3)) for one in some]).mean()
     if changed := [name for name, old in before.items() if not torch.equal(old, buffers[name])]:
         for name in changed:
             buffers[name].copy_(before[name])
