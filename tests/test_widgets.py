@@ -188,6 +188,13 @@ def test_values_are_shown_in_their_format(shown):
     assert html.escape('["−1e−03", "5e−01"]') in page and "<output>5e−01</output>" in page
 
 
+def test_a_note_is_set_as_text(shown):
+    page = shown(lambda lr: ([Line([0], [0])], "-0.8 after 20 000 steps, to 1e-12"), PLANE, LR)
+    note = "−0.8 after 20\u202f000 steps, to 10⁻¹²"
+    assert data_of(page["text/html"])["frames"][0][-1] == note
+    assert f">{note}</p>" in page["text/html"]
+
+
 def test_a_choice_is_a_group_of_buttons(shown):
     seen = []
     method = Choice("method", ["SGD", "<Adam>"], "<Adam>", "by")
@@ -386,6 +393,7 @@ MUTANTS = {
         ("n_scenes + 1 ", "n_scenes "),
         (' and "\\n" not in note', ""),
         ("isinstance(note, str) and ", ""),
+        ("readable(note)", "note"),
     ],
     ("widgets.py", "class _Axes"): [
         ("1 - _fraction(y,", "_fraction(y,"),
