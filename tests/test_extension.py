@@ -230,6 +230,21 @@ def test_the_front_page_shows_a_figure_a_claim_and_where_to_begin(build):
     assert not html["momentum"].find("meta", attrs={"property": "og:image"})
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{} Now let $x$ be a number. It is read as the others are, and this is not.",
+        "Let $x$ be one of the numbers that nobody can read in a preview.\n\n{}",
+        "> The quote that stands before, which may be as long as it likes to be.\n\n{}",
+        "Short.\n\n{}",
+    ],
+)
+def test_a_page_is_described_by_its_first_sentences_before_a_formula(build, text):
+    description = "Of a valley, a ball, and the number of steps that it takes to get there."
+    html, _ = build(page="# A page\n\n" + text.format(description))
+    assert html["page"].find("meta", attrs={"name": "description"})["content"] == description
+
+
 @pytest.mark.parametrize("excerpt", ["figure-of} momentum", "claim-line} 3.2", "begin} momentum"])
 def test_an_excerpt_of_nothing_is_a_warning(build, excerpt):
     _, warnings = build(front=f"# Front\n\n```{{{excerpt}\n```\n")
