@@ -156,9 +156,9 @@ SCRIPTED = re.compile(
 )
 SCRIPT = re.compile(r"([_^])([{(]?)([^_^]+?)[})]?(?=[_^]|$)")
 POWER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([-+]?\d+)\b")
-
-
-THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.])")
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\.?\d)")
+LONG = re.compile(r"(?<![\w.,/])\d{5,}(?!\w|[.,]\d)")
+ONE_NUMBER = re.compile(r"\bin \[(\S+), \1\]")
 
 
 def unbroken(text: str) -> str:
@@ -166,18 +166,23 @@ def unbroken(text: str) -> str:
     return THOUSANDS.sub(lambda match: match[0].replace(" ", "\u202f"), text)
 
 
-def typeset(text: str) -> list[tuple[str, str]]:
-    """Return the text in pieces, each with what it is: `""`, `"sub"` or `"sup"`.
-
-    Plain text such as `σ_min ≤ 1e-12` is what a claim's sentence and bound are written in.
-    """
+def readable(text: str) -> str:
+    """Return plain text such as `-1e-12` or `20000` as one would print it: −10⁻¹², 20 000."""
 
     def power(match: re.Match) -> str:
         factor = "" if match[1] == "1" else f"{match[1]} × "
         return f"{factor}10{str(int(match[2])).translate(SUPERSCRIPT)}"
 
     text = re.sub(r"(?<![\w)\]])-(?=\d)", "−", POWER.sub(power, text))
-    text = unbroken(text)
+    return unbroken(LONG.sub(lambda match: f"{int(match[0]):,}".replace(",", " "), text))
+
+
+def typeset(text: str) -> list[tuple[str, str]]:
+    """Return the text in pieces, each with what it is: `""`, `"sub"` or `"sup"`.
+
+    Plain text such as `σ_min ≤ 1e-12` is what a claim's sentence and bound are written in.
+    """
+    text = readable(ONE_NUMBER.sub(r"= \1", text))
     pieces, end = [], 0
     for match in SCRIPTED.finditer(text):
         pieces.append(("", text[end : match.end("base")]))

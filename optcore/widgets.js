@@ -65,14 +65,20 @@
       if (note.textContent !== frame.at(-1)) note.textContent = frame.at(-1);
     }
 
-    // The figure keeps its height: the note has room for the longest.
+    // The figure keeps its height: the note has room for the tallest. One layout measures them all.
     function reserve() {
-      const now = note.textContent;
+      const ruler = document.createElement("div");
+      ruler.style.cssText = `position: absolute; visibility: hidden; width: ${note.offsetWidth}px`;
       note.style.minHeight = "";
-      note.textContent = data.frames.map((frame) => frame.at(-1)).reduce(
-        (longest, text) => (text.length > longest.length ? text : longest));
-      note.style.minHeight = `${note.offsetHeight}px`;
-      note.textContent = now;
+      for (const text of new Set(data.frames.map((frame) => frame.at(-1)))) {
+        const line = note.cloneNode();
+        line.textContent = text;
+        ruler.append(line);
+      }
+      note.after(ruler);
+      const heights = [...ruler.children].map((line) => line.offsetHeight);
+      ruler.remove();
+      note.style.minHeight = `${Math.max(...heights)}px`;
     }
 
     controls.forEach((inputs, i) => {

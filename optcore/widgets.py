@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
+from optcore.claims import readable
 from optcore.figures import PALETTE
 
 KINDS = ("line", "dots", "line+dots")
@@ -277,7 +278,7 @@ def _frame(result, n_scenes: int, settings: dict) -> tuple[list[list[Line]], str
             f"draw must return ({lists}) or ({lists}, note of one line), "
             f"got {result!r} at {settings}."
         )
-    return parts, note
+    return parts, readable(note)
 
 
 def _looks(lines: list[list[Line]]) -> list[list[tuple]]:

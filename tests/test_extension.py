@@ -230,6 +230,21 @@ def test_the_front_page_shows_a_figure_a_claim_and_where_to_begin(build):
     assert not html["momentum"].find("meta", attrs={"property": "og:image"})
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{} Now let $x$ be a number. It is read as the others are, and this is not.",
+        "Let $x$ be one of the numbers that nobody can read in a preview.\n\n{}",
+        "> The quote that stands before, which may be as long as it likes to be.\n\n{}",
+        "Short.\n\n{}",
+    ],
+)
+def test_a_page_is_described_by_its_first_sentences_before_a_formula(build, text):
+    description = "Of a valley, a ball, and the number of steps that it takes to get there."
+    html, _ = build(page="# A page\n\n" + text.format(description))
+    assert html["page"].find("meta", attrs={"name": "description"})["content"] == description
+
+
 @pytest.mark.parametrize("excerpt", ["figure-of} momentum", "claim-line} 3.2", "begin} momentum"])
 def test_an_excerpt_of_nothing_is_a_warning(build, excerpt):
     _, warnings = build(front=f"# Front\n\n```{{{excerpt}\n```\n")
@@ -297,6 +312,26 @@ def test_the_picture_then_its_caption_then_all_its_code(build):
     assert html["one"].find("a", string="Figure 3.2")["href"] == "#figure-3-2"
 
 
+def test_the_table_of_claims_names_the_figure_beside_each(build):
+    def figure(number):
+        return [hidden("plot()", True), nbformat.v4.new_markdown_cell(f"**Figure {number}.** Up.")]
+
+    page, text = chapter(*MOMENTUM), nbformat.v4.new_markdown_cell
+    title, first, second, third, fourth, *others = page.cells
+    page.cells = [title, text("$$ a \\tag{3.1} $$\n\n## One"), first, *figure("3.1")]
+    page.cells += [second, *figure("3.2"), third, text("More."), text("More."), *figure("3.3")]
+    page.cells += [text("## Two"), fourth, *others, text("## Three"), *figure("3.4")]
+    html, warnings = build(momentum=page, table="# Claims\n\n```{verified-claims}\n```\n")
+    assert not warnings
+    links = [[a["href"] for a in row.select("a")] for row in html["table"].select("tbody tr")]
+    figures = [[href for href in row if "figure" in href] for row in links]
+    # As near to two, the one below; nearer to the one above, that; none in its section, none.
+    beside = [[f"momentum.html#figure-3-{n}"] for n in (1, 2, 2)]
+    assert figures == beside + [[]] * (len(MOMENTUM) - 3)
+    cell = html["table"].select("tbody td")[1]
+    assert cell.get_text().endswith("σmin by (3.1) (Figure 3.1)")
+
+
 @pytest.mark.parametrize(
     ("cells", "warning"),
     [
@@ -347,9 +382,9 @@ def test_a_formula_in_a_picture_is_drawn(monkeypatch):
 
 
 def test_thousands_stay_on_one_line(build):
-    html, _ = build(page="# 1\n\n40 000 steps, 1 200 300, in 2020 300 of `1 000`, 0.12 345.\n")
+    html, _ = build(page="# 1\n\n40 000 of 1 200 300, in 2020 300, `1 000`, 0.12 345, 5 000.\n")
     text = html["page"].p.get_text()
-    assert text == "40\u202f000 steps, 1\u202f200\u202f300, in 2020 300 of 1 000, 0.12 345."
+    assert text == "40\u202f000 of 1\u202f200\u202f300, in 2020 300, 1 000, 0.12 345, 5\u202f000."
 
 
 def test_a_table_of_text_is_stacked_on_a_phone(build):

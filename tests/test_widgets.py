@@ -1,6 +1,8 @@
 import html
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -186,6 +188,41 @@ def test_values_are_shown_in_their_format(shown):
     slider = Slider("lr", [-0.001, 0.5], 0.5, "η", format=".0e")
     page = shown(draw_one, PLANE, slider)["text/html"]
     assert html.escape('["−1e−03", "5e−01"]') in page and "<output>5e−01</output>" in page
+
+
+def test_a_note_is_set_as_text(shown):
+    page = shown(lambda lr: ([Line([0], [0])], "-0.8 after 20 000 steps, to 1e-12"), PLANE, LR)
+    note = "−0.8 after 20\u202f000 steps, to 10⁻¹²"
+    assert data_of(page["text/html"])["frames"][0][-1] == note
+    assert f">{note}</p>" in page["text/html"]
+
+
+BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+BROWSER = next(filter(None, BROWSERS), None)
+MOVE = """<script>
+  const root = document.querySelector(".explore"), heights = [];
+  for (const value of [0, 1, 2]) {
+    root.querySelector("input").value = value;
+    root.querySelector("input").dispatchEvent(new Event("input"));
+    heights.push(root.offsetHeight);
+  }
+  document.body.dataset.heights = heights;
+</script>"""
+
+
+@pytest.mark.skipif(not BROWSER, reason="there is no Chromium")
+def test_the_figure_keeps_its_height(shown, tmp_path):
+    # The longest of the notes is not the tallest.
+    notes = {1: "i" * 80, 2: "short", 3: "W W W W W W " * 6}
+    slider = Slider("lr", [1, 2, 3], 2)
+    page = shown(lambda lr: ([Line([0], [0])], notes[lr]), PLANE, slider)["text/html"]
+    file = tmp_path / "page.html"
+    file.write_text(f'<meta charset="utf-8"><div style="width: 340px">{page}</div>{MOVE}', "utf-8")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'browser'}", file.as_uri()]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    heights = re.search(r'data-heights="(\d+),(\d+),(\d+)"', seen).groups()
+    assert len(set(heights)) == 1, heights
 
 
 def test_a_choice_is_a_group_of_buttons(shown):
@@ -386,6 +423,7 @@ MUTANTS = {
         ("n_scenes + 1 ", "n_scenes "),
         (' and "\\n" not in note', ""),
         ("isinstance(note, str) and ", ""),
+        ("readable(note)", "note"),
     ],
     ("widgets.py", "class _Axes"): [
         ("1 - _fraction(y,", "_fraction(y,"),

@@ -37,6 +37,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", figures.arrange, priority=601)
     app.connect("doctree-read", boxes.from_quotes, priority=601)
     app.connect("doctree-read", tables.stack_wide, priority=601)
+    app.connect("doctree-read", claims.find_figures, priority=602)
     app.connect("doctree-read", crossrefs.anchor_equations, priority=602)
     app.connect("doctree-read", crossrefs.join_thousands, priority=603)
     app.connect("doctree-read", crossrefs.link, priority=604)

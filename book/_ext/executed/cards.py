@@ -31,12 +31,15 @@ def add(app: Sphinx, pagename: str, template: str, context: dict, doctree: nodes
 
 
 def _description(doctree: nodes.document) -> str:
-    """The page's first sentences that are plain text, about two lines of them."""
+    """The first sentences of a paragraph that stand before any formula, about two lines of them."""
     for paragraph in doctree.findall(nodes.paragraph):
-        text = " ".join(paragraph.astext().split())
-        plain = not any(paragraph.findall(nodes.math)) and isinstance(
-            paragraph.parent, nodes.section
-        )
-        if plain and len(text) >= 80:
+        text = ""
+        for child in paragraph.children:
+            if isinstance(child, nodes.math):
+                text = text[: text.rfind(". ") + 1]
+                break
+            text += child.astext()
+        text = " ".join(text.split())
+        if isinstance(paragraph.parent, nodes.section) and len(text) >= 60:
             return text if len(text) <= 200 else text[:200].rsplit(" ", 1)[0] + " …"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -68,6 +69,34 @@ def mark(app: Sphinx, doctree: nodes.document) -> None:
             found.append(claim)
     if found:
         app.env.get_domain("book").claims[docname] = found
+
+
+def find_figures(app: Sphinx, doctree: nodes.document) -> None:
+    """Note with each claim the figure that stands nearest to it in its section."""
+    figures = [
+        (id.removeprefix("figure-").replace("-", "."), *_place(node))
+        for node in doctree.findall(nodes.figure)
+        for id in node["ids"]
+        if id.startswith("figure-")
+    ]
+    for claim in app.env.get_domain("book").claims.get(app.env.docname, []):
+        line = next(n for n in doctree.findall(nodes.container) if claim["anchor"] in n["ids"])
+        section, place = _place(line)
+        # Of two as near it is the one below: a claim comes before its picture.
+        beside = [
+            (abs(its_place - place), its_place < place, number)
+            for number, its_section, its_place in figures
+            if its_section is section
+        ]
+        if beside:
+            claim["figure"] = min(beside)[-1]
+
+
+def _place(node: nodes.Node) -> tuple[nodes.Node, int]:
+    """The innermost section of a node, and where in it the node stands."""
+    while not isinstance(node.parent, (nodes.section, nodes.document)):
+        node = node.parent
+    return node.parent, node.parent.index(node)
 
 
 def _bundles(cell: nodes.container) -> list[nodes.container]:
@@ -174,14 +203,11 @@ def _table(app: Sphinx, rows: list[tuple[dict, str]], home: str, fromdocname: st
         sentence = []
         for piece in linked(claim["sentence"], fromdocname):
             sentence += _typeset(piece) if isinstance(piece, nodes.Text) else [piece]
-        if stem(docname) != home:
-            title = app.env.titles[docname].astext()
-            page = nodes.reference("", title, internal=True, refuri=uri)
-            sentence += [nodes.Text(" (in "), page, nodes.Text(")")]
+        sentence += _where(claim, docname, home, app, fromdocname)
         body += _row(
             nodes.entry("", nodes.paragraph("", "", link)),
             nodes.entry("", nodes.paragraph("", "", *sentence)),
-            _entry(claim["rounded"]),
+            nodes.entry("", nodes.paragraph("", "", *_aligned(claim["rounded"]))),
             _entry(claim["bound"]),
         )
     group += body
@@ -192,6 +218,28 @@ def _table(app: Sphinx, rows: list[tuple[dict, str]], home: str, fromdocname: st
 
 def _entry(text: str) -> nodes.entry:
     return nodes.entry("", nodes.paragraph("", "", *_typeset(text)))
+
+
+def _where(claim: dict, docname: str, home: str, app: Sphinx, fromdocname: str) -> list[nodes.Node]:
+    """In parentheses the page, if it is not the chapter's own, and the figure beside the claim."""
+    links: list[nodes.Node] = []
+    if stem(docname) != home:
+        title = app.env.titles[docname].astext()
+        uri = app.builder.get_relative_uri(fromdocname, docname)
+        links += [nodes.Text("in "), nodes.reference("", title, internal=True, refuri=uri)]
+    if "figure" in claim:
+        links += [nodes.Text(", ")] if links else []
+        links += linked(f"Figure {claim['figure']}", fromdocname)
+    if not links:
+        return []
+    links = [nodes.Text("("), *links, nodes.Text(")")]
+    return [nodes.Text(" "), nodes.inline("", "", *links, classes=["claim-where"])]
+
+
+def _aligned(number: str) -> list[nodes.Node]:
+    """A number whose units stand below those of the others in its column."""
+    whole, rest = re.fullmatch(r"(−?\d+)(.*)", number).groups()
+    return [nodes.inline("", whole, classes=["claim-whole"]), nodes.Text(rest)]
 
 
 def _row(*entries: nodes.entry) -> nodes.row:
