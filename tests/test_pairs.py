@@ -1,7 +1,6 @@
 """Any estimator goes with any rule: each pair is run, batched, resumed, and its cost counted.
 
-Beside the estimators of the book stand sketches of two that later chapters need: an inner average,
-and a round of federated clients.
+Beside the estimators of the book stands the inner average of chapter 9.
 """
 
 import functools
@@ -10,11 +9,11 @@ import io
 import pytest
 import torch
 from optimizer_helpers import ELSEWHERE, MOMENTUM
-from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
 from optcore import rules
 from optcore.estimators import SAGA, SARAH, STORM, SVRG, Estimate, FullBatch, MiniBatch
+from optcore.federated import FedAvg, Scaffold
 from optcore.problems import LogisticRegression, Network, Problem, Stream
 from optcore.rules import muon
 from optcore.run import run
@@ -105,26 +104,6 @@ class InnerAverage(MiniBatch):
         return Estimate(tuple(z), u, len(sample) * len(places))
 
 
-class FederatedRound(MiniBatch):
-    """z is the mean drift of three clients, each after two local steps of SGD on its own third."""
-
-    def draw(self, t, like):
-        of_client = torch.arange(N).view(3, 1, N // 3)
-        orders = [torch.randperm(N // 3, generator=self.generator)[:2] for _ in range(6)]
-        return of_client.expand(3, 2, -1).gather(2, torch.stack(orders).view(3, 2, 2))
-
-    def at(self, places, sample, memory, t):
-        def drift(w, batches):
-            local = w
-            for batch in batches:
-                local, _ = rules.sgd(local, self.problem.gradient(local, batch), lr=0.1)
-            return w - local
-
-        clients = vmap(drift, in_dims=(None, 0), out_dims=-2)
-        z = tuple(clients(w, sample).mean(-2) for w in places)
-        return Estimate(z, None, sample.numel() * len(places))
-
-
 def network():
     return CountingNetwork(module(), *examples(), cross_entropy)
 
@@ -139,6 +118,9 @@ def stream():
     loader = torch.utils.data.DataLoader(list(zip(*examples(), strict=True)), 5, shuffle=True)
     return CountingStream(module(), loader, cross_entropy)
 
+
+CLIENTS = list(torch.arange(N).split(4))
+LOCAL = {"lr": 0.1, "epochs": 2, "batch": 2, "cohort": 2}
 
 ESTIMATORS = {
     "full batch": (network, FullBatch),
@@ -157,7 +139,8 @@ ESTIMATORS = {
     "SAGA": (network, lambda p, **o: SAGA(p, 5, **o)),
     "SAGA of residuals": (linear, lambda p, **o: SAGA(p, 3, replace=False, **o)),
     "inner average": (Composition, lambda p, **o: InnerAverage(p, 3, **o)),
-    "federated round": (network, lambda p, **o: FederatedRound(p, 2, **o)),
+    "federated round": (network, lambda p, **o: FedAvg(p, CLIENTS, chunk=2, **LOCAL, **o)),
+    "SCAFFOLD": (network, lambda p, **o: Scaffold(p, CLIENTS, chunk=2, **LOCAL, **o)),
 }
 
 layers = functools.partial(rules.by_layer, matrices=muon, others=rules.adam)
@@ -221,7 +204,7 @@ def test_rows_are_repetitions_with_every_estimator_that_draws():
     problem = network()
     w = problem.start.expand(3, -1)
     for name, (make_problem, make) in ESTIMATORS.items():
-        if make_problem is not network or name in ("full batch", "federated round"):
+        if make_problem is not network or name == "full batch":
             continue
         history = run(make(problem), rules.sgd, lr=0.05, steps=STEPS, w=w)
         assert len(history.w.unique(dim=0)) == 3, name
