@@ -337,6 +337,13 @@ def test_a_client_does_the_same_whoever_else_takes_part():
     assert all(map(torch.equal, some.work_of(client, 5), all_of_them.work_of(client, 5)))
 
 
+def test_no_two_places_draw_the_same():
+    places = [(seed, t, row) for seed in (0, 1) for t in (1, 2) for row in (0, 1)]
+    places += [(*place, client) for place in places for client in (0, 1)]
+    drawn = {torch.rand((), generator=module_of_round.chance_of(*place)).item() for place in places}
+    assert len(drawn) == len(places) == 24
+
+
 # Rules of the clients and of the server.
 
 
@@ -557,9 +564,10 @@ MUTANTS = {
         ("return [] if is_lost else own", "return own"),
         ("return [] if is_lost else own", "return own[:1] if is_lost else own"),
         ("if is_slow:", "if is_lost:"),
-        ("self.seed, *place", "self.seed, *place[:2]"),
-        ("self.seed, *place", "*place"),
-        ("self.seed, *place", "self.seed, *place[1:]"),
+        ("SeedSequence(seed, spawn_key=place)", "SeedSequence((seed, *place))"),
+        ("spawn_key=place", "spawn_key=place[:2]"),
+        ("spawn_key=place", "spawn_key=place[1:]"),
+        ("SeedSequence(seed, ", "SeedSequence(0, "),
         ("invited += len(cohort)", "invited = len(cohort)"),
         ("len(sample.clients) * each", "sample.invited * each"),
         ("for batch in own) * len(places)", "for batch in own)"),

@@ -442,8 +442,8 @@ def test_rows_are_not_taken_for_a_matrix(rule):
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
     ("run.py", "def run("): [
-        ("now = _at(t, hyper)", "now = _at(t - 1, hyper)"),
-        ("now = _at(t, hyper)", "now = _at(t + 1, hyper)"),
+        ("now = values_at(t, hyper)", "now = values_at(t - 1, hyper)"),
+        ("now = values_at(t, hyper)", "now = values_at(t + 1, hyper)"),
         ("z[0], state, **now)", "z[0], None, **now)"),
         ("spent += cost", "spent = cost"),
         ("w if project is None else project(w)", "w"),
@@ -478,12 +478,12 @@ MUTANTS = {
         ("        w = resume.w\n", ""),
     ],
     ("run.py", "def _check_resume("): [
-        ("if names != columns.keys()", "if names > columns.keys()"),
-        ("if names != columns.keys()", "if names < columns.keys()"),
+        ("if names != columns", "if names > columns"),
+        ("if names != columns", "if names < columns"),
         ("if resume.draws.keys() != estimator.state_dict().keys()", "if False"),
     ],
-    ("run.py", "def _at("): [
-        ("_at(t, value) if isinstance(value, dict)", "value if isinstance(value, dict)"),
+    ("schedules.py", "def values_at"): [
+        ("values_at(t, value) if isinstance(value, dict)", "value if isinstance(value, dict)"),
     ],
     ("run.py", "def _record_times("): [
         ("steps + 1, every), steps}", "steps + 1, every)}"),

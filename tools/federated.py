@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +38,7 @@ QUIET = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-START_S, END_S = 60, 20
+START_S, END_S = 120, 20
 
 
 class Failed(Exception):
@@ -191,6 +193,9 @@ def simulate(settings: dict[str, str], home: Path = HOME, seconds: float | None 
             pairs = " ".join(f"{name}={toml(value)}" for name, value in settings.items())
             command += ["--run-config", pairs]
         number = json.loads(flower.run(command, START_S))["run-id"]
+        # Where that takes longer Flower takes it for lost and tries again, for ever.
+        begun = f"Started task [0-9]+ of run {number}"
+        flower.wait("the run begins", START_S, lambda: re.search(begun, flower.log("superlink")))
         subprocess.run(
             ["flwr", "log", number, "--stream"],
             env=flower.environment,
@@ -222,4 +227,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, then, too
     sys.exit(main(sys.argv[1:]))

@@ -62,7 +62,10 @@ CELLS = {
     ]
 }
 # These read text, HTML and scripts, or test this tool: they compute nothing that a kernel changes.
-NOT_NUMERIC = ("extension", "mutants", "notebooks", "portable", "publish", "site", "widgets")
+NOT_NUMERIC = (
+    *("extension", "federated_deployment", "mutants", "notebooks", "portable", "publish", "site"),
+    "widgets",
+)
 PARTS = {
     "tests": ["tests", *(f"--ignore=tests/test_{name}.py" for name in NOT_NUMERIC)],
     # Threads that outnumber the cores are slow.

@@ -326,7 +326,8 @@ def chance_of(seed: int, *place: int) -> torch.Generator:
 
     A place is (round, row of w), or (round, row, client).
     """
-    state = np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)
+    # Not `SeedSequence((seed, *place))`: that of (t, row) would be that of (t, row, client 0).
+    state = np.random.SeedSequence(seed, spawn_key=place).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
