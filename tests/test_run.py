@@ -483,7 +483,7 @@ MUTANTS = {
         ("if resume.draws.keys() != estimator.state_dict().keys()", "if False"),
     ],
     ("schedules.py", "def values_at"): [
-        ("values_at(t, value) if isinstance(value, dict)", "value if isinstance(value, dict)"),
+        ("else values_at(t, value)", "else value"),
     ],
     ("run.py", "def _record_times("): [
         ("steps + 1, every), steps}", "steps + 1, every)}"),
