@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "examples/federated")]
 import app  # noqa: E402
 import federated as runner  # noqa: E402
 
-NODES, LOST, ROUNDS, TIMEOUT_S, LIMIT_S = 3, 2, 2, 40, 240
+NODES, LOST, ROUNDS, TIMEOUT_S, LIMIT_S = 3, 2, 2, 60, 240
 
 
 def settings(**ours):

@@ -83,17 +83,25 @@ def test_first_cell_installs_optcore_of_the_commit_and_what_is_missing(machine):
     (kept, first), (_, second) = machine(OTHERS)
     assert kept == ["torch==1", "numpy==1"]
     assert first == OPTCORE
-    assert [re.match(r"\w+", bound)[0] for bound in second] == ["pooch", "tqdm"]
+    assert [re.match(r"\w+", bound)[0] for bound in second] == ["pooch", "psutil", "tqdm"]
 
 
 def test_first_cell_is_silent_where_all_is_installed(machine, capsys):
-    assert machine([*OTHERS, "pooch", "tqdm"], origin=json.dumps({"commit_id": COMMIT})) == []
-    assert machine([*OTHERS, "pooch", "tqdm"], origin='{"dir_info": {"editable": true}}') == []
+    assert (
+        machine([*OTHERS, "pooch", "psutil", "tqdm"], origin=json.dumps({"commit_id": COMMIT}))
+        == []
+    )
+    assert (
+        machine([*OTHERS, "pooch", "psutil", "tqdm"], origin='{"dir_info": {"editable": true}}')
+        == []
+    )
     assert capsys.readouterr() == ("", "")
 
 
 def test_first_cell_replaces_the_optcore_of_another_commit(machine):
-    calls = machine([*OTHERS, "pooch", "tqdm"], origin=json.dumps({"commit_id": "another"}))
+    calls = machine(
+        [*OTHERS, "pooch", "psutil", "tqdm"], origin=json.dumps({"commit_id": "another"})
+    )
     assert [packages for _, packages in calls] == [OPTCORE]
 
 
