@@ -307,6 +307,18 @@ def test_rows_are_repetitions_or_share():
     assert (found.w[0] - one.w).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("make", [FedAvg, Scaffold])
+def test_a_row_that_diverges_leaves_the_others_alone(make):
+    problem = network()
+    rates = torch.tensor([[LR], [1e308]], dtype=torch.float64)
+    grid = make(problem, parts(), shared=True, **{**SETTINGS, "lr": rates})
+    w = problem.start.expand(2, -1)
+    found = run(grid, rules.sgd, lr=1.0, steps=3, w=w)
+    one = run(make(problem, parts(), **SETTINGS), rules.sgd, lr=1.0, steps=3)
+    close(found.w[0], one.w)
+    assert not found.w[1].isfinite().all()
+
+
 def test_a_schedule_of_the_rounds():
     falling = FedAvg(network(), parts(), **{**SETTINGS, "lr": lambda t: LR / t})
     first = FedAvg(network(), parts(), **SETTINGS)
@@ -555,8 +567,8 @@ def test_a_sum_is_no_mean():
 ROUND, CLIENT = "federated/round.py", "federated/client.py"
 MUTANTS = {
     (ROUND, "class FedAvg"): [
-        ("own @ update\n", "own @ update / 2\n"),
-        ("* sizes[clients]", "* sizes.mean()"),
+        ("rows, share * update)", "rows, share * update / 2)"),
+        ("sizes[clients].unsqueeze(1)", "sizes.mean().expand(len(clients), 1)"),
         ("trained - start[rows]\n", "start[rows] - trained\n"),
         ("return z.view_as(w), (drift / heard)", "return z.view_as(w), drift"),
         ("torch.where(weight > 0, weight, 1)", "weight"),
@@ -584,10 +596,14 @@ MUTANTS = {
         ("vectors = 2", "vectors = 1"),
         ('memory["c"][rows] - memory', 'memory["c"][rows] + memory'),
         ('memory["c"][rows] - memory', "-memory"),
-        ("/ len(self.parts)", "/ len(clients)"),
+        ("change / len(self.parts)", "change / len(clients)"),
         ('memory["each"][rows, clients] = gradients', "pass"),
         ('memory["c"] = memory["c"] + memory["change"]', "pass"),
         ("if size > self.max_bytes", "if False"),
+    ],
+    (ROUND, "def _add_by_row"): [
+        ("values[rows == row].sum(0)", "((rows == row).to(values) @ values)"),
+        ("sums[row] +=", "sums[row] ="),
     ],
     (ROUND, "class _Allocations"): [
         ("self.bytes += sum(", "self.bytes = sum("),

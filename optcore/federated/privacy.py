@@ -93,8 +93,8 @@ class DPFedAvg(FedAvg):
         """Draw the cohorts, the batches, and the noise of each row's sum."""
         shape, noise = like.reshape(-1, like.shape[-1]).shape, []
         for row in range(shape[0]):
-            # A client's generator has its number there, from 0 on.
-            chance = self._generator(t, 0 if self.shared else row, len(self.parts))
+            # No client's place: those have three numbers.
+            chance = self._generator(t, 0 if self.shared else row, 0, 0)
             noise.append(torch.randn(shape[1], generator=chance, dtype=torch.float64))
         return super().draw(t, like)._replace(noise=self.noise * self.clip * torch.stack(noise))
 

@@ -239,13 +239,12 @@ class FedAvg(Estimator):
             if remember:
                 remember(memory, clients, rows, gradients)
             update = trained - start[rows]
-            # Row r has the n_k of its own clients: a product with it is a sum over each row's.
-            own = (rows == torch.arange(number, device=w.device).unsqueeze(1)) * sizes[clients]
-            weight += own.sum(1, keepdim=True)
-            drift += own @ update.norm(dim=1, keepdim=True)
+            share = sizes[clients].unsqueeze(1)
+            _add_by_row(weight, rows, share)
+            _add_by_row(drift, rows, share * update.norm(dim=1, keepdim=True))
             update = self._sent(update, clients)
             if self.aggregate is mean:
-                total += own @ update
+                _add_by_row(total, rows, share * update)
             else:
                 kept.append((rows, update, sizes[clients]))
         if kept:
@@ -380,9 +379,7 @@ class Scaffold(FedAvg):
 
     def _remember(self, memory, clients, rows, gradients):
         change = gradients - memory["each"][rows, clients]
-        number = len(memory["c"])
-        own = rows == torch.arange(number, device=rows.device).unsqueeze(1)
-        memory["change"] += own.to(change) @ change / len(self.parts)
+        _add_by_row(memory["change"], rows, change / len(self.parts))
         memory["each"][rows, clients] = gradients
 
     def _first_memory(self, w):
@@ -395,6 +392,15 @@ class Scaffold(FedAvg):
             )
         each = c.new_zeros(len(c), len(self.parts), c.shape[1])
         return {**super()._first_memory(w), "c": c, "each": each, "change": torch.zeros_like(c)}
+
+
+def _add_by_row(sums: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Add to each row what its own clients have.
+
+    Not by a product with zeros: one row that is infinite would make a NaN of all others.
+    """
+    for row in rows.unique().tolist():
+        sums[row] += values[rows == row].sum(0)
 
 
 def _of_rows(hyper: Mapping, w: Tensor, rows: Tensor) -> dict:
