@@ -193,9 +193,10 @@ def scaffold_by_hand(federated, cohorts):
     return torch.stack(iterates)
 
 
+@pytest.mark.parametrize("make_problem", [network, logistic])
 @pytest.mark.parametrize("cohort", [None, 2])
-def test_scaffold(cohort):
-    federated = Scaffold(network(), parts(), cohort=cohort, **SETTINGS)
+def test_scaffold(cohort, make_problem):
+    federated = Scaffold(make_problem(), parts(), cohort=cohort, **SETTINGS)
     like = federated.problem.start
     cohorts = [federated.draw(t, like).clients.tolist() for t in range(1, 7)]
     close(averaged(federated, rounds=6), scaffold_by_hand(federated, cohorts))
@@ -296,6 +297,7 @@ def test_rows_are_repetitions_or_share():
     own = run(FedAvg(problem, parts(), **settings), rules.sgd, lr=1.0, steps=3, w=w)
     assert len(own.w.unique(dim=0)) == 3
     assert own["drift"].shape == (4, 3) and own["evaluations"].shape == (4,)
+    assert own["bytes_down"].tolist() == [2 * 8 * len(problem.start) * t for t in range(4)]
     one = run(FedAvg(problem, parts(), **settings), rules.sgd, lr=1.0, steps=3)
     close(own.w[0], one.w)
     shared = run(FedAvg(problem, parts(), shared=True, **settings), rules.sgd, lr=1.0, steps=3, w=w)
@@ -426,6 +428,30 @@ def test_a_hostile_client_and_the_median():
     held = averaged(FedAvg(problem, equal, hostile=attack, aggregate=coordinate_median, **SETTINGS))
     assert problem.loss(lost) > 100 > problem.loss(held[-1])
     assert (held[-1] - honest).norm() < (lost - honest).norm() / 100
+
+
+def test_the_median_is_that_of_what_the_clients_moved():
+    problem = logistic()
+    moved = []
+    for k in range(K):
+        alone = FedAvg(problem, [parts()[k]], first=k, **SETTINGS)
+        moved.append(run(alone, rules.sgd, lr=1.0, steps=1).w - problem.start)
+    federated = FedAvg(problem, parts(), aggregate=coordinate_median, **SETTINGS)
+    found = run(federated, rules.sgd, lr=1.0, steps=1).w - problem.start
+    close(found, torch.stack(moved).median(0).values)
+
+
+def test_clients_that_differ_only_in_their_number_of_steps():
+    problem = network()
+    even = list(torch.arange(24).split([4, 8, 12]))
+    federated = FedAvg(problem, even, **SETTINGS)
+    moved = 0
+    for k, part in enumerate(even):
+        w = problem.start
+        for batch in federated.work_of(k, 1):
+            w = w - LR * problem.gradient(w, batch)
+        moved = moved + len(part) / 24 * w
+    close(averaged(federated, rounds=1)[0], moved)
 
 
 def test_the_median_of_each_row():

@@ -448,7 +448,6 @@ MUTANTS = {
     ],
     ("federated/round.py", "def work_of"): [
         ("self.first + client", "client"),
-        ("t, row, self.first", "t + 1, row, self.first"),
     ],
     ("federated/round.py", "def train_one"): [
         ("if type(self) is not FedAvg", "if False"),
