@@ -117,6 +117,16 @@ def test_every_dependency_is_looked_for():
     assert names == set(re.findall(r'^    "([\w-]+)": ', source, re.MULTILINE))
 
 
+def test_a_chapter_that_needs_an_extra_installs_it():
+    plain = publish.first_cell(ADDRESS, COMMIT, "from optcore.federated import FedAvg").source
+    assert "flwr" not in plain
+    assert "dp-accounting" not in plain
+    chapter = (publish.ROOT / "book/text/federated.md").read_text(encoding="utf-8")
+    source = publish.first_cell(ADDRESS, COMMIT, chapter).source
+    assert '"flwr": "flwr>=' in source
+    assert '"dp-accounting": "dp-accounting>=' in source
+
+
 @pytest.mark.parametrize(
     ("text", "linked", "plain"),
     [

@@ -41,6 +41,9 @@ CODE_OR_LINK = re.compile(
     re.DOTALL,
 )
 
+# What a chapter that imports these needs beyond the package's own dependencies.
+EXTRAS = {"optcore.federated.flower": "federated", "optcore.federated.privacy": "privacy"}
+
 NOTE = """\
 > **Note.** This is a chapter of {book}, to be run from top to bottom. The cell above installs the
 > book's package, from commit `{commit}`. {machine}
@@ -57,10 +60,13 @@ class CannotPublish(Exception):
     """Something that `make publish` needs is missing; the text says what."""
 
 
-def first_cell(address: str, commit: str) -> NotebookNode:
-    """The cell that installs `optcore` and whatever else is missing."""
+def first_cell(address: str, commit: str, code: str = "") -> NotebookNode:
+    """The cell that installs `optcore` and whatever else is missing for a chapter of this code."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    bounds = {re.match(r"[\w.-]+", bound)[0]: bound for bound in project["dependencies"]}
+    needed = list(project["dependencies"])
+    for module, extra in EXTRAS.items():
+        needed += project["optional-dependencies"][extra] if module in code else []
+    bounds = {re.match(r"[\w.-]+", bound)[0]: bound for bound in needed}
     lines = "".join(f'    "{name}": "{bound}",\n' for name, bound in bounds.items())
     source = FIRST_CELL.read_text(encoding="utf-8").rstrip()
     for mark, text in {
@@ -102,7 +108,8 @@ def published(executed: NotebookNode, address: str, commit: str, site: str) -> N
     if on_device:
         metadata["accelerator"] = "GPU"
         metadata["colab"]["gpuType"] = "T4"
-    cells = [first_cell(address, commit), note(commit, site, on_device), *cells]
+    source = "\n".join(cell.source for cell in code)
+    cells = [first_cell(address, commit, source), note(commit, site, on_device), *cells]
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 

@@ -30,10 +30,12 @@ def stack(work: list[list[Tensor]]) -> tuple[Tensor, Tensor | None]:
         indices, shape (S, B, P), and weights of the same shape: one over the size of its batch for
         an example, zero for padding. The weights are `None` where nothing is padded.
     """
-    S = max(len(own) for own in work)
-    B = max(len(batch) for own in work for batch in own)
-    if all(len(own) == S for own in work) and all(len(b) == B for own in work for b in own):
-        return torch.stack([torch.stack(own) for own in work], -1), None
+    steps = [len(own) for own in work]
+    sizes = [batch.numel() for own in work for batch in own]
+    S, B = max(steps), max(sizes)
+    if min(steps) == S and min(sizes) == B:
+        together = torch.cat([batch for own in work for batch in own])
+        return together.view(len(work), S, B).movedim(0, -1), None
     indices = torch.zeros(len(work), S, B, dtype=torch.int64)
     weights = torch.zeros(len(work), S, B, dtype=torch.float64)
     for client, own in enumerate(work):

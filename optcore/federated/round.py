@@ -185,10 +185,12 @@ class FedAvg(Estimator):
         """Return the batches of a client in round t, none if it is not heard of again."""
         chance = self._generator(t, row, self.first + client)
         own = batches(self.parts[client], epochs=self.epochs, size=self.batch, generator=chance)
-        is_slow, is_lost = torch.rand(2, generator=chance) < torch.tensor([self.slow, self.dropped])
-        if is_slow:
-            own = own[: int(torch.randint(1, len(own) + 1, (), generator=chance))]
-        return [] if is_lost else own
+        if self.slow or self.dropped:
+            slow, lost = torch.rand(2, generator=chance).tolist()
+            if slow < self.slow:
+                own = own[: int(torch.randint(1, len(own) + 1, (), generator=chance))]
+            return [] if lost < self.dropped else own
+        return own
 
     def _cohort(self, chance: torch.Generator) -> list[int]:
         return cohort_of(len(self.parts), self.cohort, chance)
