@@ -185,10 +185,10 @@ def scaffold_by_hand(federated, cohorts):
                 own = own - LR * (problem.gradient(own, batch) - each[k] + c)
             new = each[k] - c + (w - own) / (len(work) * LR)  # option II
             moved.append(len(federated.parts[k]) * (own - w))
-            changes.append(new - each[k])
+            changes.append(len(federated.parts[k]) * (new - each[k]))
             each[k] = new
         w = w + sum(moved) / sum(len(federated.parts[k]) for k in cohort)
-        c = c + sum(changes) / K
+        c = c + sum(changes) / sum(len(part) for part in federated.parts)
         iterates.append(w)
     return torch.stack(iterates)
 
@@ -622,7 +622,8 @@ MUTANTS = {
         ("vectors = 2", "vectors = 1"),
         ('memory["c"][rows] - memory', 'memory["c"][rows] + memory'),
         ('memory["c"][rows] - memory', "-memory"),
-        ("change / len(self.parts)", "change / len(clients)"),
+        ("share * change", "change / len(self.parts)"),
+        ("self.sizes / self.sizes.sum()", "self.sizes / self.sizes[clients].sum()"),
         ('memory["each"][rows, clients] = gradients', "pass"),
         ('memory["c"] = memory["c"] + memory["change"]', "pass"),
         ("if size > self.max_bytes", "if False"),

@@ -344,12 +344,13 @@ class Scaffold(FedAvg):
 
     $$w_k \leftarrow \text{rule}\bigl(w_k, \nabla f_{\mathcal B}(w_k) + c - c_k\bigr), \qquad
       c_k \leftarrow \frac1S \sum_{s=1}^S \nabla f_{\mathcal B_s}(w_k^{(s)}), \qquad
-      c = \frac1K \sum_k c_k$$
+      c = \sum_k \frac{n_k}{n} \, c_k$$
 
     The control variates c_k begin at zero, and stay as they are where a client takes no part. With
     SGD as the clients' rule the mean gradient along the way is the paper's option II. It sends
     twice as much as FedAvg, and keeps in one table the K vectors that the paper leaves to the
-    clients.
+    clients. The paper's F is the plain mean of the F_k, and so is its c; ours are those of FedAvg,
+    or else the fixed point would be the minimum of another function.
     Source: Karimireddy et al. (2020), arXiv:1910.06378, algorithm 1.
 
     Args:
@@ -381,7 +382,8 @@ class Scaffold(FedAvg):
 
     def _remember(self, memory, clients, rows, gradients):
         change = gradients - memory["each"][rows, clients]
-        _add_by_row(memory["change"], rows, change / len(self.parts))
+        share = (self.sizes / self.sizes.sum()).to(change)[clients].unsqueeze(1)
+        _add_by_row(memory["change"], rows, share * change)
         memory["each"][rows, clients] = gradients
 
     def _first_memory(self, w):
