@@ -345,7 +345,7 @@ def test_coarse_images_are_means_of_squares():
 # `old` begins): [(old, new), …]. `tests/mutants.py` makes them, one at a time.
 MUTANTS = {
     ("data.py", "def mnist("): [
-        ("/ 255", "/ 256"),
+        ("div_(255)", "div_(256)"),
         ("x[:cut], y[:cut], x[cut:], y[cut:]", "x[-cut:], y[-cut:], x[:-cut], y[:-cut]"),
         ("y[cut:], x_test", "y[:10_000], x_test"),
     ],

@@ -187,6 +187,17 @@ def test_a_page_is_light(page):
     assert sum(len(gzip.compress(file.read_bytes())) for file in files) <= WEIGHT
 
 
+@on_pages
+def test_a_page_does_not_jump_while_it_loads(page):
+    head = PAGES[page].head
+    if head is None:
+        return  # the root only leads to the front page
+    assert [s for s in head.find_all("script") if "prefers-color-scheme" in s.get_text()]
+    fonts = [target(page, link["href"]).stem for link in head.select('link[as="font"]')]
+    mathjax = head.find("script", src=re.compile("mathjax"))
+    assert fonts == (["MathJax_Main-Regular", "MathJax_Math-Italic"] if mathjax else [])
+
+
 def test_the_site_holds_nothing_but_pages():
     extra = {"genindex", "index", "py-modindex", "search"}
     pages = {str(Path(name).with_suffix("")) for name in SOURCES}

@@ -20,6 +20,7 @@ from . import (
     repository,
     slim,
     tables,
+    theme,
 )
 from .domain import BookDomain
 
@@ -45,6 +46,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_post_transform(front.FillExcerpts)
     app.connect("builder-inited", figures.draw_as_svg)
     app.connect("html-page-context", cards.add)
+    app.connect("html-page-context", mathjax.preload_fonts)
     app.connect("doctree-resolved", images.check_alt_texts)
     app.connect("doctree-resolved", figures.inline, priority=501)
     app.setup_extension("sphinx.ext.autodoc")
@@ -52,6 +54,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-skip-member", docstrings.skip_field)
     app.connect("config-inited", repository.set_buttons)
     app.connect("config-inited", mathjax.use_local_files)
+    app.connect("config-inited", theme.decide_early)
     app.connect("build-finished", mathjax.copy_files)
     app.connect("builder-inited", slim.add_style)
     app.connect("build-finished", slim.replace_icons)
