@@ -14,6 +14,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError  # noqa: F401  `release` catches it
 from nbformat import NotebookNode
 
 from optcore.data import mnist_available
@@ -25,9 +26,9 @@ METADATA = {
 }
 
 
-def from_text(path: Path) -> NotebookNode:
-    """The notebook that a Jupytext Markdown file describes, not executed."""
-    notebook = jupytext.read(path)
+def from_text(text: str) -> NotebookNode:
+    """The notebook that Jupytext Markdown describes, not executed."""
+    notebook = jupytext.reads(text, fmt="md")
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: set[str] = set()
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> int:
     if not arguments and not mnist_available():
         sys.exit("The committed notebooks hold MNIST's numbers, and MNIST is not available here.")
     for path, text in texts.items():
-        notebook = from_text(text)
+        notebook = from_text(text.read_text(encoding="utf-8"))
         if arguments:
             drifted += [path] if differs(notebook, path) else []
             continue

@@ -177,8 +177,8 @@ def notebooks(address: str, commit: str, site: str) -> dict[str, NotebookNode]:
     return result
 
 
-def write() -> None:
-    """Write the folder."""
+def origin() -> tuple[str, str]:
+    """The address that pip installs `optcore` from, and the commit that is checked out."""
     address, commit = repository.install_address(ROOT), repository.git(ROOT, "rev-parse", "HEAD")
     if not address:
         raise CannotPublish(
@@ -189,6 +189,12 @@ def write() -> None:
         raise CannotPublish("This is no git repository, so there is no commit to install from.")
     if repository.git(ROOT, "status", "--porcelain"):
         raise CannotPublish("There are changes that no commit holds: commit them, then publish.")
+    return address, commit
+
+
+def write() -> None:
+    """Write the folder."""
+    address, commit = origin()
     made = notebooks(address, commit, repository.site_url(ROOT))
     if repository.repository_url(ROOT).startswith(repository.GITHUB):
         for name in made:
