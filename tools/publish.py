@@ -10,6 +10,7 @@ runs (book/_ext/executed/repository.py); none is written here.
 
 import base64
 import io
+import posixpath
 import re
 import shutil
 import sys
@@ -42,7 +43,7 @@ CODE_OR_LINK = re.compile(
 )
 
 NOTE = """\
-> **Note.** This is a chapter of {book}, to be run from top to bottom. The cell above installs the
+> **Note.** This is {what} of {book}, to be run from top to bottom. The cell above installs the
 > book's package, from commit `{commit}`. {machine}
 """
 WITH_DEVICE = (
@@ -72,24 +73,29 @@ def first_cell(address: str, commit: str) -> NotebookNode:
     return folded(nbformat.v4.new_code_cell(source, id="install"))
 
 
-def note(commit: str, site: str, on_device: bool) -> NotebookNode:
-    """The cell that says where the chapter comes from and what it does with a GPU."""
+def note(commit: str, site: str, on_device: bool, folder: str) -> NotebookNode:
+    """The cell that says where the notebook comes from and what it does with a GPU."""
     name = "*Optimization, Executed*"
     machine = WITH_DEVICE if on_device else WITHOUT_DEVICE
     text = NOTE.format(
-        book=f"[{name}]({site})" if site else name, commit=commit[:10], machine=machine
+        what="a chapter" if folder == "book" else "an assignment",
+        book=f"[{name}]({site})" if site else name,
+        commit=commit[:10],
+        machine=machine,
     )
     return nbformat.v4.new_markdown_cell(text.rstrip(), id="note")
 
 
-def published(executed: NotebookNode, address: str, commit: str, site: str) -> NotebookNode:
-    """The notebook to publish, of one that the site has executed."""
+def published(
+    executed: NotebookNode, address: str, commit: str, site: str, folder: str = "book"
+) -> NotebookNode:
+    """The notebook to publish, of one that the site has executed; `folder` is where it lies."""
     cells = [nbformat.from_dict(cell) for cell in executed.cells]
     code = [cell for cell in cells if cell.cell_type == "code"]
     on_device = any(re.search(r"\bdevice\(", cell.source) for cell in code)
     for cell in cells:
         if cell.cell_type == "markdown":
-            cell.source = without_relative_links(cell.source, site)
+            cell.source = without_relative_links(cell.source, site, folder)
     for cell in code:
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
         cell.outputs = [output for old in cell.outputs if (output := small(old, alt))]
@@ -102,7 +108,7 @@ def published(executed: NotebookNode, address: str, commit: str, site: str) -> N
     if on_device:
         metadata["accelerator"] = "GPU"
         metadata["colab"]["gpuType"] = "T4"
-    cells = [first_cell(address, commit), note(commit, site, on_device), *cells]
+    cells = [first_cell(address, commit), note(commit, site, on_device, folder), *cells]
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
@@ -149,7 +155,7 @@ def still(png: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def without_relative_links(markdown: str, site: str) -> str:
+def without_relative_links(markdown: str, site: str, folder: str = "book") -> str:
     """Links to other pages lead to the site, or where its address is not known are plain text."""
 
     def replace(found: re.Match) -> str:
@@ -157,8 +163,9 @@ def without_relative_links(markdown: str, site: str) -> str:
             return found[0]
         if not site:
             return found["text"]
-        path = re.sub(r"\.(ipynb|md)$", ".html", found["path"])
-        return f"{found['image']}[{found['text']}]({site}book/{path}{found['anchor'] or ''})"
+        path = posixpath.normpath(f"{folder}/{found['path']}")
+        path = re.sub(r"\.(ipynb|md)$", ".html", path)
+        return f"{found['image']}[{found['text']}]({site}{path}{found['anchor'] or ''})"
 
     return CODE_OR_LINK.sub(replace, markdown)
 

@@ -33,7 +33,7 @@ def define(sources, name):
     for number, source in enumerate(sources, 1):
         try:
             candidates += _statements(f"<cell {number}>", source)
-        except SyntaxError as error:
+        except Exception as error:  # SyntaxError, or what too deep or binary a text leads to
             complaints.append(error)
     while more := {c for c in candidates if c not in chosen and (c.binds & needed or c.star)}:
         chosen |= more
@@ -85,13 +85,12 @@ def _statements(file, source):
         source = "".join("pass\n" if x.startswith(("%", "!")) else x for x in lines)
         nodes = ast.parse(source, file).body
     linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
-    return [_Statement(node, file) for node in nodes if not isinstance(node, ast.Expr)]
+    return [_Statement(node, file) for node in nodes]
 
 
 def _globals(table):
     """The names of the module that a statement reads, in whatever function of it."""
-    outermost = table.get_type() == "module"
-    names = {s.get_name() for s in table.get_symbols() if outermost or s.is_global()}
+    names = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
     return names.union(*(_globals(child) for child in table.get_children()))
 
 

@@ -24,12 +24,10 @@ def begin(assignment: str) -> None:
     there = sorted(path.stem for path in RELEASED.glob("*.json"))
     if assignment not in there:
         raise ValueError(f"assignment must be one of {there}, got {assignment!r}.")
-    _opened.clear()
     _opened.update(json.loads((RELEASED / f"{assignment}.json").read_text(encoding="utf-8")))
     questions = _opened["questions"]
-    print(
-        f"{assignment} {_opened['title']}: {sum(q['points'] for q in questions.values()):g} points"
-    )
+    points = sum(question["points"] for question in questions.values())
+    print(f"{assignment} {_opened['title']}: {points:g} points")
     for id, question in questions.items():
         print(f"  {id}  {question['answer']}  {question['points']:g}")
 

@@ -30,11 +30,8 @@ def steps(rule, inputs, device):
         w_next, state_next = _pair(rule(*given, state, **settings))
         rows[f"step {t}, w_next"] = _numbers(w_next, w, "w_next")
         if inputs["watch"]:
-            changes = [
-                (old - new).abs().max().item() for old, new in zip((w, z), given, strict=True)
-            ]
-            rows[f"step {t}, what it changed in w and z"] = changes
-            w_next = w_next.clone()  # the second call may write into it
+            changes = (w - given[0]).abs().max().item(), (z - given[1]).abs().max().item()
+            rows[f"step {t}, what it changed in w and z"] = [*changes]
             again, _ = _pair(rule(w.clone(), z.clone(), state, **settings))
             rows[f"step {t}, the same call again, w_next"] = _numbers(again, w, "w_next")
         w, state = w_next, state_next
@@ -51,8 +48,7 @@ def calls(function, inputs, device):
     rows, names = {}, inputs["outputs"]
     for i, values in enumerate(inputs["calls"], 1):
         arguments = [_argument(value, inputs, device) for value in values]
-        given = [x.clone() if isinstance(x, torch.Tensor) else x for x in arguments]
-        returned = function(*given, **inputs["settings"])
+        returned = function(*arguments, **inputs["settings"])
         if len(names) == 1:
             returned = (returned,)
         elif not isinstance(returned, tuple) or len(returned) != len(names):
@@ -60,10 +56,9 @@ def calls(function, inputs, device):
             raise Complaint(f"It must return the tuple {wanted}, and returned {_shown(returned)}")
         for name, output in zip(names, returned, strict=True):
             rows[f"call {i}, {name}"] = _numbers(output, arguments[0], name)
-        for j, new in enumerate(given, 1):
-            if inputs["watch"] and isinstance(new, torch.Tensor):
-                old = arguments[j - 1]
-                rows[f"call {i}, argument {j} after it"] = _numbers(new, old, f"argument {j}")
+        for j, argument in enumerate(arguments, 1):
+            if inputs["watch"] and isinstance(argument, torch.Tensor):
+                rows[f"call {i}, argument {j} after it"] = _numbers(argument, argument, "")
     return rows
 
 

@@ -50,7 +50,8 @@ def release(assignment: Assignment, folder: Path) -> Path:
     except (notebooks.CellExecutionError, publish.CannotPublish) as error:
         raise NotReleased(str(error)) from error
     student = notebooks.from_text(without_solutions(solved))
-    student.cells.insert(0, publish.first_cell(address, commit))
+    site = publish.repository.site_url(ROOT)
+    student = publish.published(student, address, commit, site, "book/assignments")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{assignment.id}.ipynb"
     publish.nbformat.write(student, path)
