@@ -61,7 +61,7 @@ def new_tree(folder: str, number: int) -> Path:
     tree = Path(folder) / str(number)
     shutil.copytree(ROOT / "optcore", tree / "optcore")
     shutil.copytree(ROOT / "tests", tree / "tests")
-    for name in ("book/assignments", "tools"):
+    for name in ("book/_ext", "book/assignments", "tools"):
         shutil.copytree(ROOT / name, tree / name)
     for name in ("pyproject.toml", "conftest.py"):
         shutil.copy(ROOT / name, tree)

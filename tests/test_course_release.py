@@ -115,10 +115,14 @@ def test_without_solutions():
     assert without_solutions(marks + marks) == "# Your code here.\nb\n" * 2
 
 
-def test_an_unknown_assignment_is_refused(b1, capsys):
-    b1()
-    assert main(["release", "C1"]) == 1
-    assert "There is no assignment 'C1' in" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("id", "reason"), [("C1", "There is no assignment 'C1' in"), ("B1", "q1 lists fewer than 8")]
+)
+def test_a_refusal_of_the_command(b1, tmp_path, capsys, id, reason):
+    b1("4, 5, 6)", "4, 5)")
+    assert main(["release", id, "--out", str(tmp_path / "out")]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "B1.json").exists()
 
 
 @pytest.fixture
