@@ -1,11 +1,14 @@
-"""python -m optcore.course release A3 [--out FOLDER]"""
+"""Release an assignment, and grade what comes back."""
 
 import argparse
 import sys
+from datetime import datetime
 from pathlib import Path
 
+from optcore.course.grade import grade
 from optcore.course.model import load
 from optcore.course.release import NotReleased, release
+from optcore.course.sandbox import NoSandbox
 
 
 def main(arguments: list[str]) -> int:
@@ -15,13 +18,36 @@ def main(arguments: list[str]) -> int:
     command = commands.add_parser("release", help="write the student's notebook")
     command.add_argument("assignment", help="A3, for instance")
     command.add_argument("--out", type=Path, default=Path("_build/release"), metavar="FOLDER")
-    given = parser.parse_args(arguments)
+    command = commands.add_parser("grade", help="grade a folder of notebooks")
+    command.add_argument("assignment", help="A3, for instance")
+    command.add_argument("folder", type=Path, help="the submissions")
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    command.add_argument("--roster", type=Path, metavar="CSV", help="the students, a row each")
+    command.add_argument("--due", type=moment, help="2026-12-01T23:59, for instance")
+    command.add_argument("--late", type=float, default=10, help="percent a day (default: 10)")
+    command.add_argument("--unsafe", action="store_true", help="grade without a sandbox")
+    given = vars(parser.parse_args(arguments))
+    name, assignment, out = (given.pop(key) for key in ("command", "assignment", "out"))
     try:
-        print(release(load(given.assignment), given.out))
-    except (NotReleased, ValueError) as error:
+        if name == "release":
+            print(release(load(assignment), out))
+            return 0
+        grades = grade(load(assignment), given.pop("folder"), out, **given)
+    except (NoSandbox, NotReleased, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    except KeyboardInterrupt:
+        print("Stopped: the same command goes on where this one was.", file=sys.stderr)
+        return 130
+    problems = [f"{g.submission.name} was not graded: {g.problem}" for g in grades if g.problem]
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    print(out / "index.html")
+    return 1 if problems else 0
+
+
+def moment(text: str) -> datetime:
+    """A date and time, of this machine's time zone where it names none."""
+    return datetime.fromisoformat(text).astimezone()
 
 
 if __name__ == "__main__":

@@ -17,11 +17,17 @@ import symtable
 
 
 def read_cells(path):
-    """The sources of the code cells of a notebook, of which nothing else is looked at."""
-    with open(path, encoding="utf-8") as file:
-        cells = json.load(file)["cells"]
-    sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
-    return ["".join(source) for source in sources]
+    """The sources of the code cells of a notebook, of which nothing else is looked at.
+
+    LookupError, with a sentence, where the file is no notebook.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # some editors write a mark first
+            cells = json.load(file)["cells"]
+        sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+        return ["".join(source) for source in sources]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LookupError("The file is no notebook, or a damaged one.") from error
 
 
 def define(sources, name):

@@ -30,7 +30,7 @@ def usual_cause(results: list[dict], wrong: dict[str, list[dict]], rtol: float) 
 def first_difference(result: dict, reference: dict[str, list[float]], rtol: float) -> str:
     """An empty string, or a sentence with the first label at which the numbers part."""
     if "error" in result:
-        return f"{result['error']}."
+        return result["error"].rstrip(".") + "."
     for label, row in reference.items():
         numbers, right = _numbers(result["rows"].get(label), len(row)), np.array(row)
         if numbers is None:
