@@ -1,4 +1,4 @@
-"""A class that hands in A3: right, partly right, wrong and hostile, with the points each should get.
+"""A class that hands in A3, right, partly right, wrong and hostile, and what each should get.
 
 `tests/test_course_attacks.py` grades the hostile part, `benchmarks/course.py` the whole class.
 """
@@ -40,7 +40,7 @@ def attack(body: str, before: str = "") -> list[str]:
 def right_but(body: str) -> list[str]:
     """The solution's cells, with an adam that does something else, and then is right."""
     call = "    return right(w, z, state, lr=lr, beta1=beta1, beta2=beta2, eps=eps)\n"
-    return attack(body + call, RIGHT.replace("def adam", "def right") + "\n")
+    return attack(body + call, "PRINTED = []\n" + RIGHT.replace("def adam", "def right") + "\n")
 
 
 def memorised() -> list[str]:
@@ -58,7 +58,7 @@ def memorised() -> list[str]:
 
 def thief(folder: Path) -> list[str]:
     """An adam that runs the solution, if it finds it, or what another student has handed in."""
-    places = [str(A3.text), str(A3.text.parents[2]), str(folder), "/submission", "/proc/1/root"]
+    places = [str(A3.text.parent), str(A3.text.parents[3]), str(folder), "/submission", "/proc/1/root"]
     body = f"""\
     import os, re
     for place in {places}:
@@ -129,6 +129,8 @@ class Strange(torch.Tensor):
 
 """
 SWALLOWS = """\
+    import signal
+    signal.signal(signal.SIGXCPU, signal.SIG_IGN)
     while True:
         try:
             while True:
@@ -182,8 +184,14 @@ KILLS = """\
             except OSError:
                 pass
 """
+PRINTS = """\
+    if not PRINTED:
+        PRINTED.append(True)
+        for _ in range(2**11):
+            print("x" * 2**20)
+"""
 FILLS = """\
-    for i in range(1000):
+    for i in range(8):
         try:
             with open(f"/tmp/{i}", "wb") as file:
                 file.write(b"x" * 2**24)
@@ -192,7 +200,7 @@ FILLS = """\
 """
 CALLS_OUT = """\
     import socket
-    socket.create_connection(("127.0.0.1", 22), 1)
+    socket.create_connection(("127.0.0.1", PORT), 1)
 """
 THREADS = """\
     import threading
@@ -212,7 +220,7 @@ RIGHT_ONES = {
     "stripped": (stripped(SOLUTION), 100, ""),
 }
 PARTLY = {
-    "carl": (notebook(mistaken((1, "ε stands inside"))), 82, "ε stands inside the root"),
+    "carl": (notebook(mistaken((1, "ε stands inside"))), 86, "ε stands inside the root"),
     "leon": (notebook(mistaken((0, "β₁ is multiplied"), (3, "L2 term"))), 65, "an L2 term"),
     "paul": (notebook(mistaken((2, "maximum is not kept"))), 88, "The maximum is not kept"),
     "rosa": (notebook(mistaken((4, "v averages m²"))), 80, "v averages m²"),
@@ -227,31 +235,32 @@ WRONG = {
 }
 
 
-def hostile(folder: Path) -> dict[str, tuple[str, int, str]]:
-    """The hostile part of the class, which hands in to a folder."""
+def hostile(folder: Path, port: int) -> dict[str, tuple[str, int, str]]:
+    """The hostile part of the class: it hands in to a folder, and knows a port that is open."""
     cells = {
-        "torch_optim": (attack(TORCH_ADAM), 75, "torch.optim.Adam is not allowed"),
+        "torch_optim": (attack(TORCH_ADAM), 75, "torch.optim is not allowed"),
         "rules": (attack(STEP, "from optcore.rules.adaptive import adam as right\n"), 75, ""),
         "in_place": (attack("    return w.copy_(w - lr * z), state\n"), 75, "step 1"),
         "nan": (attack("    return w / 0 * 0, state\n"), 75, "not all numbers are finite"),
         "equal": (attack("    return Equal(), state\n", EQUAL), 75, "and is a Equal"),
         "subclass": (attack("    return w.as_subclass(Strange), 0\n", STRANGE), 75, "a Strange"),
-        "prints": (right_but("    for _ in range(16):\n        print('x' * 2**27)\n"), 100, ""),
+        "prints": (right_but(PRINTS), 100, ""),
         "floods": (attack(FLOODS), 75, "more than there is to return"),
-        "endless": (attack(SWALLOWS), 75, "more than the"),
+        "endless": (attack("    while True:\n        pass\n"), 75, "more than the"),
+        "swallows": (attack(SWALLOWS), 75, "more than the"),
         "sleeps": (attack("    import time\n    time.sleep(1000)\n"), 75, "more than the"),
         "forks": (attack("    import os\n    while True:\n        os.fork()\n"), 75, "Permission"),
         "threads": (attack(THREADS), 75, "RuntimeError"),
-        "memory": (attack("    x = [0]\n    while True:\n        x = x + x\n"), 75, "MemoryError"),
+        "memory": (attack("    x = b'x'\n    while True:\n        x += x\n"), 75, "MemoryError"),
         "exits": (attack("    import os\n    os._exit(0)\n"), 75, "ended before it returned"),
         "crashes": (attack("    import ctypes\n    ctypes.string_at(0)\n"), 75, "ended before"),
-        "forges": (attack(FORGES), 75, "there are no"),
+        "forges": (attack(FORGES), 75, "is no result"),
         "nests": (attack(NESTED), 75, "is no result"),
         "steals": (thief(folder), 75, "step 1"),
         "patches": (attack(STEP, PATCHES), 75, "step 1"),
         "memorised": (memorised(), 75, "step 1"),
         "kills": (right_but(KILLS), 100, ""),
         "fills": (right_but(FILLS), 100, ""),
-        "network": (right_but(CALLS_OUT), 75, "OSError"),
+        "network": (right_but(CALLS_OUT.replace("PORT", str(port))), 75, "Refused"),
     }
     return {id: (notebook(source), points, words) for id, (source, points, words) in cells.items()}

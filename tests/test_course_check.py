@@ -83,7 +83,7 @@ def test_the_first_step_that_parts_and_by_how_much(capsys):
 
     check("q2", adam)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "✗ q2  four steps with the usual settings"
+    assert lines[0] == "✗ q2  five steps with the usual settings"
     assert re.fullmatch(
         r" +step 3, w_next: off by up to 0.001, where the reference is -?\d[.\d]*\.", lines[1]
     )

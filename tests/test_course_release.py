@@ -79,6 +79,11 @@ def test_a_good_assignment_is_not_refused(b1):
         ("    ### END", "    ## END", "A mark of a solution is left."),
         ("(-2, -1, 0, 1, 3, 4, 5, 6)", "(-2, -1, 0, 1, 3, 4, 5)", "q1 lists fewer than 8 wrong"),
         ("(-2, -1, 0, 1, 3, 4, 5, 6)", "(-2, -1, 0, 1, 3, 4, 5, 2.00001)", "gets all points. It"),
+        (
+            "(-2, -1, 0, 1, 3, 4, 5, 6)",
+            "(-2, -1, 0, 1, 3, 4, 5, '(2 if x.sum() > 0 else 3)')",
+            r"q1: an answer gets \[0, .*\] points, as the inputs are drawn. It is \(2 if",
+        ),
         ('"2 * x"', '"3 * x"', "q1: double does not hold '3 \\* x'."),
         ("def double", "def twice", "q1: double does not hold"),
         ('"double"', '"treble"', "q1: treble does not hold"),
@@ -249,6 +254,10 @@ MUTANTS = {
         ("< FEWEST_WRONG", "< 7"),
         ("if reasons:", "if False:"),
         ("assignment.forbids)", "())"),
+    ],
+    ("course/release.py", "def _luck("): [
+        ("range(DRAWS)", "range(1)"),
+        ("if len(got) > 1", "if not got"),
     ],
     ("course/release.py", "def released("): [
         ("if case.visible", ""),

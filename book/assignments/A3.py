@@ -4,16 +4,18 @@ import numpy as np
 
 from optcore.course.model import Assignment, Case, Question, Wrong
 
-# Sizes of the gradients, by step: v_t rises, falls, rises; and by coordinate.
-BURST = np.array([1.0, 5.0, 0.3, 8.0]).reshape(-1, 1)
+# Sizes of the gradients by step, so that v_t rises, falls twice, and rises above all before; and by
+# coordinate.
+BURST = np.array([1.0, 8.0, 0.3, 0.5, 20.0]).reshape(-1, 1)
 VERY_DIFFERENT = np.array([1e-4, 0.0, 1e4])
 
 
 def walk(shape=(3,), sizes=BURST, dtype="float64", watch=False, **settings):
-    """What draws w and four gradients for a rule."""
+    """What draws w and five gradients for a rule; none is near zero that should not be."""
 
     def draw(rng):
-        w, z = rng.standard_normal(shape), rng.standard_normal((len(BURST), *shape))
+        w, shapes = rng.standard_normal(shape), (len(BURST), *shape)
+        z = rng.uniform(0.8, 1.2, shapes) * rng.choice((-1, 1), shapes)
         return {
             "w": w.tolist(),
             "gradients": (z * sizes).tolist(),
@@ -29,8 +31,8 @@ def rule_cases(points, **decay):
     """The cases of a rule; points for each of the five."""
     other = {"lr": 0.05, "beta1": 0.8, "beta2": 0.6, "eps": 0.1}
     names = (
-        "four steps with the usual settings",
-        "four steps with a short memory and a large ε",
+        "five steps with the usual settings",
+        "five steps with a short memory and a large ε",
         "w, z and the state stay as they were",
         "a matrix in float32",
         "gradients of very different sizes, and none",

@@ -14,6 +14,7 @@ from optcore.course.sandbox import run_jobs
 
 ROOT = FOLDER.parents[1]
 FEWEST_WRONG = 8
+DRAWS = 8  # of the inputs, on which a mistake must cost the same
 VISIBLE = "visible"  # the seed of what `check` tries
 SOLVED, UNTOUCHED = "the solution", "the untouched version"
 
@@ -63,7 +64,8 @@ def verify(assignment: Assignment) -> None:
 
     Raises:
         NotReleased: the solution does not get all points; the student's version gets some, or does
-            not run; a question lists fewer than eight wrong answers, or one that loses nothing.
+            not run; a question lists fewer than eight wrong answers, or one that loses nothing, or
+            that loses more or less as the inputs are drawn.
     """
     solution, stub = (assignment.sources(solved=solved) for solved in (True, False))
     text, seed = assignment.text.read_text(encoding="utf-8"), assignment.version
@@ -77,6 +79,7 @@ def verify(assignment: Assignment) -> None:
     for question, found in _results(answers, seed, assignment.forbids).items():
         references = question.measure(solution, seed)
         reasons += _reasons(question, found, [r.get("rows", {}) for r in references])
+        reasons += [] if reasons else _luck(question, answers[question], seed)
     if reasons:
         raise NotReleased("\n".join(reasons))
 
@@ -145,3 +148,18 @@ def _reasons(question: Question, found, references) -> list[str]:
         if question.score(verdict) == question.points:
             reasons.append(f"{question.id}: a wrong answer gets all points. {name}")
     return reasons
+
+
+def _luck(question: Question, answers: dict[str, list[str]], seed: str) -> list[str]:
+    """The answers that get more on some inputs than on others, in sentences."""
+    scores = {name: set() for name in answers}
+    for seed in (f"{seed} {i}" for i in range(DRAWS)):
+        references = [result["rows"] for result in question.measure(answers[SOLVED], seed)]
+        for name, sources in answers.items():
+            texts = verdicts(question.measure(sources, seed), references, question.rtol)
+            scores[name].add(question.score(texts))
+    return [
+        f"{question.id}: an answer gets {sorted(got)} points, as the inputs are drawn. {name}"
+        for name, got in scores.items()
+        if len(got) > 1
+    ]

@@ -117,8 +117,10 @@ def results(job):
         data += more
     os.close(reading)
     os.kill(child, signal.SIGKILL)
-    _, _, used = os.wait4(child, 0)
-    if timed_out or used.ru_utime + used.ru_stime > job["seconds"] - 0.1:
+    _, status, used = os.wait4(child, 0)
+    # A signal ends it, or if it ignores that one the harder limit, a second later.
+    stopped = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+    if timed_out or stopped or used.ru_utime + used.ru_stime > job["seconds"]:
         end = f"It took more than the {job['seconds']:g} seconds it has"
     elif len(data) > ANSWER:
         end = "It returned more than there is to return"
@@ -189,17 +191,17 @@ def confine(writing, seconds):
     os.closerange(3, writing)
     os.closerange(writing + 1, 1 << 10)
     limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: int(seconds),
-        resource.RLIMIT_FSIZE: FILE,
-        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_CPU: (int(seconds), int(seconds) + 1),
+        resource.RLIMIT_FSIZE: (FILE, FILE),
+        resource.RLIMIT_NOFILE: (64, 64),
     }
     if linux := sys.platform == "linux":
         with open("/proc/self/statm", "rb") as file:
             taken = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        limits[resource.RLIMIT_AS] = taken + MEMORY
-    for limit, value in limits.items():
-        resource.setrlimit(limit, (value, value))
+        limits[resource.RLIMIT_AS] = taken + MEMORY, taken + MEMORY
+    for limit, soft_and_hard in limits.items():
+        resource.setrlimit(limit, soft_and_hard)
     if linux and (calls := FORBIDDEN_CALLS.get(platform.machine())):
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         filter_calls(*calls)
