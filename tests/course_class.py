@@ -58,7 +58,13 @@ def memorised() -> list[str]:
 
 def thief(folder: Path) -> list[str]:
     """An adam that runs the solution, if it finds it, or what another student has handed in."""
-    places = [str(A3.text.parent), str(A3.text.parents[3]), str(folder), "/submission", "/proc/1/root"]
+    places = [
+        str(A3.text.parent),
+        str(A3.text.parents[3]),
+        str(folder),
+        "/submission",
+        "/proc/1/root",
+    ]
     body = f"""\
     import os, re
     for place in {places}:

@@ -52,3 +52,25 @@ def test_an_attack_that_finds_the_solution_where_it_is_not_hidden(tmp_path):
     path.write_text(course_class.hostile(tmp_path, 0)["steals"][0], encoding="utf-8")
     found = graded(A3, path, tmp_path / "graded", unsafe=True)
     assert not any(found["q2"]["verdicts"])
+
+
+# Deliberate mistakes that these tests must catch: tests/mutants.py.
+MUTANTS = {
+    ("course/sandbox.py", "def _bubblewrap("): [
+        ('"--unshare-all", ', '"--unshare-ipc", "--unshare-pid", '),
+        ('("/usr", "/lib", "/lib64"', '("/"'),
+    ],
+    ("course/worker.py", "def results("): [
+        ("stopped or used.ru_utime + used.ru_stime > job", "used.ru_utime > 9 + job"),
+        ("left <= 0", "left <= -60"),
+        ("len(data) <= ANSWER:", "True:"),
+    ],
+    ("course/worker.py", "def result_of("): [
+        ("if all(type(number) is float for number in numbers)", "if True"),
+        ("RecursionError", "OSError"),
+    ],
+    ("course/worker.py", "def confine("): [
+        ("taken + MEMORY, taken + MEMORY", "resource.RLIM_INFINITY, resource.RLIM_INFINITY"),
+        ("filter_calls(*calls)", "pass"),
+    ],
+}

@@ -116,7 +116,8 @@ def grade(
     students = read_roster(roster) if roster else None
     found, left_out = collect(folder, students)
     if not found:
-        raise ValueError(f"folder must hold notebooks of students, and {folder} holds none.")
+        why = "".join(f" {name}: {reason}" for name, reason in [*left_out.items()][:1])
+        raise ValueError(f"folder must hold notebooks of students, and {folder} holds none.{why}")
     if students is None:
         students = {id: _student({"id": id}) for id in sorted(found)}
     grades = []
@@ -242,7 +243,7 @@ def _ids(name: Path, students: dict[str, dict] | None) -> list[str]:
     """The students that the outermost part of a path names that names any."""
     if students is None:
         notebook = NOTEBOOK.fullmatch(name.parts[0])
-        return [notebook["stem"] if notebook else name.parts[0]]
+        return [(notebook["stem"] if notebook else name.parts[0]).strip()]
     for part in name.parts:
         # As a word of its own: `ada` is in `ada_A3.ipynb`, and not in `adam.ipynb`.
         ids = [i for i in students if re.search(rf"(?<![^\W_]){re.escape(i)}(?![^\W_])", part)]
@@ -296,4 +297,4 @@ def _write_tables(assignment: Assignment, grades: list[Grade], out: Path, due) -
 def _text(value) -> str:
     """A cell of a table that no spreadsheet takes for a formula."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
