@@ -392,7 +392,7 @@ MUTANTS = {
     ],
     ("course/grade.py", "def read_roster("): [
         ('"utf-8-sig"', '"utf-8"'),
-        ("if (id := student", "if False and (id := student"),
+        ("in students:", "in []:"),
         ("if id:", "if True:"),
         ('not {"id", "ID"} & rows[0].keys()', "False"),
     ],
@@ -421,7 +421,6 @@ MUTANTS = {
     ],
     ("course/grade.py", "def _judged("): [
         ("if any(texts)", "if not any(texts)"),
-        ("question.measure(stub, seed)", "[]"),
         ("{UNANSWERED: stub} | mistakes", "mistakes"),
         ("question.measure(solution, seed)", 'question.measure(solution, "")'),
     ],
