@@ -267,6 +267,7 @@ def hostile(folder: Path, port: int) -> dict[str, tuple[str, int, str]]:
         "memorised": (memorised(), 75, "step 1"),
         "kills": (right_but(KILLS), 100, ""),
         "fills": (right_but(FILLS), 100, ""),
+        "no_text": (attack("    raise ValueError(chr(0xD800) + chr(0))\n"), 75, "ValueError"),
         "network": (right_but(CALLS_OUT.replace("PORT", str(port))), 75, "Refused"),
     }
     return {id: (notebook(source), points, words) for id, (source, points, words) in cells.items()}

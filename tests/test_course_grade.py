@@ -355,6 +355,16 @@ def test_pages_are_told_apart_and_hold_no_markup_of_a_students(class_, tmp_path,
         assert not page.find("script") and not page.find("b")
 
 
+def test_what_is_no_text_is_written_as_it_can_be(class_, tmp_path, runs):
+    name = os.fsdecode(b"\xff.ipynb")
+    text = course_class.hostile(tmp_path, 0)["no_text"][0]
+    (got,) = grade(A3, class_({name: text}), tmp_path)
+    assert got.score == 75
+    (path,) = (tmp_path / "feedback").iterdir()
+    assert "ValueError: \\ud800" in path.read_text(encoding="utf-8")
+    assert table(tmp_path / "grades.csv")[0]["student_id"] == "\\udcff"
+
+
 def test_the_summary(class_, tmp_path, runs):
     folder = class_(
         {"ada.ipynb": FULL, "carl.ipynb": PART, "x.pdf": "", "paul.ipynb": notebook(STUB)}
@@ -393,7 +403,7 @@ MUTANTS = {
     ("course/grade.py", "def read_roster("): [
         ('"utf-8-sig"', '"utf-8"'),
         ("in students:", "in []:"),
-        ("if id:", "if True:"),
+        ('if student["id"]:', "if True:"),
         ('not {"id", "ID"} & rows[0].keys()', "False"),
     ],
     ("course/grade.py", "def collect("): [
@@ -453,6 +463,7 @@ MUTANTS = {
         ("if not grade.problem", "if True"),
         (r"\b", ""),
         ("grade.student | row", "row | grade.student"),
+        ('errors="backslashreplace"', 'errors="strict"'),
         ('"raw_score": grade.raw', '"raw_score": grade.score'),
     ],
     ("course/grade.py", "def _text("): [
@@ -462,7 +473,9 @@ MUTANTS = {
         (', "@"', ""),
     ],
     ("course/pages.py", "def write("): [("if grade.results", "if grade.submission")],
-    ("course/pages.py", "def _feedback("): [("-{digest[:8]}", ""), ("[:50]", "")],
+    ("course/pages.py", "def _save("): [('errors="backslashreplace"', 'errors="strict"')],
+    ("course/pages.py", "def _feedback("): [('errors="backslashreplace"', 'errors="strict"')],
+    ("course/pages.py", "words = "): [("-{digest[:8]}", ""), ("[:50]", "")],
     ("course/pages.py", "def _student_page("): [
         ("if text else '✓'", "if not text else '✓'"),
         ("escape(text)", "text"),

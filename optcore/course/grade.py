@@ -212,7 +212,7 @@ def graded(assignment: Assignment, path: Path, store: Path, unsafe: bool) -> dic
     }
     store.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(".part")
-    part.write_text(json.dumps(results, ensure_ascii=False), encoding="utf-8")
+    part.write_text(json.dumps(results), encoding="utf-8")
     part.replace(kept)  # at once: what was interrupted leaves no half a file
     return results
 
@@ -288,7 +288,8 @@ def _write_tables(assignment: Assignment, grades: list[Grade], out: Path, due) -
             }
             rows.append({key: _text(value) for key, value in (grade.student | row).items()})
     for file, columns in (("grades.csv", NBGRADER), ("canvas.csv", (*CANVAS, title))):
-        with open(out / file, "w", newline="", encoding="utf-8") as target:
+        path = out / file
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as target:
             writer = csv.DictWriter(target, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)

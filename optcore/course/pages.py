@@ -27,15 +27,20 @@ def write(assignment, grades: list, left_out: dict[str, str], out: Path) -> None
     (out / "feedback").mkdir(parents=True, exist_ok=True)
     for grade in grades:
         if grade.results:
-            path = out / _feedback(grade)
-            path.write_text(_student_page(assignment, grade), encoding="utf-8")
-    (out / "index.html").write_text(_summary(assignment, grades, left_out), encoding="utf-8")
+            _save(out / _feedback(grade), _student_page(assignment, grade))
+    _save(out / "index.html", _summary(assignment, grades, left_out))
+
+
+def _save(path: Path, text: str) -> None:
+    # Messages and the names of files may hold what is no text.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _feedback(grade) -> str:
     """The address of a student's page: no two ids share one, whatever they are made of."""
     id = grade.student["id"]
-    words, digest = re.sub(r"[^\w.@-]", "-", id)[:50], hashlib.sha256(id.encode()).hexdigest()
+    digest = hashlib.sha256(id.encode(errors="backslashreplace")).hexdigest()
+    words = re.sub(r"[^\w.@-]", "-", id)[:50]
     return f"feedback/{words}-{digest[:8]}.html"
 
 
