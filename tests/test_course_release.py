@@ -1,6 +1,7 @@
 """Releasing an assignment: what is refused, and what the student's notebook holds."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -185,6 +186,39 @@ def test_without_an_address_nothing_is_written(released_b1, tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+def test_the_export_for_nbgrader(b1, tmp_path, capsys):
+    b1()
+    command = ["release", "B1", "--nbgrader", "--out", str(tmp_path)]
+    assert main(command) == main(command) == 0
+    path = tmp_path / "source" / "B1" / "B1.ipynb"
+    assert capsys.readouterr().out == f"{path}\n" * 2
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    marks = [cell.metadata.get("nbgrader", {}) for cell in notebook.cells]
+    assert [mark.get("points") for mark in marks] == [None, None, 3, 2, None]
+    assert [mark.get("solution") for mark in marks] == [None, True, False, False, None]
+    assert len({mark["grade_id"] for mark in marks if mark}) == 3
+    _, solution, visible, hidden, _ = [cell.source for cell in notebook.cells]
+    assert solution in TEXT and "HIDDEN" not in visible
+    assert re.search(r"^### BEGIN HIDDEN TESTS\n.*\n### END HIDDEN TESTS$", hidden, re.MULTILINE)
+    for factor in (2, 1):
+        for test in (visible, hidden):
+            namespace = {"double": lambda x, factor=factor: factor * x}
+            if factor == 2:
+                exec(test, namespace)
+                continue
+            with pytest.raises(AssertionError, match="call 1, y: off by up to"):
+                exec(test, namespace)
+
+
+def test_the_export_changes_no_configuration_but_its_own(b1, tmp_path, capsys):
+    b1()
+    (tmp_path / "nbgrader_config.py").write_text("c = get_config()", encoding="utf-8")
+    assert main(["release", "B1", "--nbgrader", "--out", str(tmp_path)]) == 1
+    assert "it needs these lines:\nc = get_config()\nc.ClearSolutions" in capsys.readouterr().err
+    assert not (tmp_path / "source").exists()
+
+
 @pytest.fixture(params=sorted(path.stem for path in model.FOLDER.glob("*.py")))
 def assignment(request):
     return load(request.param)
@@ -263,6 +297,16 @@ MUTANTS = {
         ("if case.visible", ""),
         ("_without_labels(untouched)", "untouched"),
     ],
+    ("course/checks.py", "def expect("): [("if text:", "if False:")],
+    ("course/nbgrader.py", "def export("): [
+        ("!= CONFIG", "== CONFIG"),
+        ("if config.exists() and", "if"),
+    ],
+    ("course/nbgrader.py", "def _tests("): [
+        ("if case.visible", "if not case.visible"),
+        ("points=case.points", "points=1"),
+    ],
+    ("course/nbgrader.py", "def _metadata("): [('"solution": solution', '"solution": False')],
     ("course/release.py", "def _reasons("): [
         ("if text]", "if not text]"),
         ('if any("error" in', 'if all("errors" in'),

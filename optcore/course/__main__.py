@@ -7,6 +7,7 @@ from pathlib import Path
 
 from optcore.course.grade import grade
 from optcore.course.model import load
+from optcore.course.nbgrader import export
 from optcore.course.release import NotReleased, release
 from optcore.course.sandbox import NoSandbox
 
@@ -18,6 +19,7 @@ def main(arguments: list[str]) -> int:
     command = commands.add_parser("release", help="write the student's notebook")
     command.add_argument("assignment", help="A3, for instance")
     command.add_argument("--out", type=Path, default=Path("_build/release"), metavar="FOLDER")
+    command.add_argument("--nbgrader", action="store_true", help="into a folder of nbgrader's")
     command = commands.add_parser("grade", help="grade a folder of notebooks")
     command.add_argument("assignment", help="A3, for instance")
     command.add_argument("folder", type=Path, help="the submissions")
@@ -30,7 +32,8 @@ def main(arguments: list[str]) -> int:
     name, assignment, out = (given.pop(key) for key in ("command", "assignment", "out"))
     try:
         if name == "release":
-            print(release(load(assignment), out))
+            write = export if given["nbgrader"] else release
+            print(write(load(assignment), out))
             return 0
         grades = grade(load(assignment), given.pop("folder"), out, **given)
     except (NoSandbox, NotReleased, OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from optcore.course.compare import fits, labelled, usual_cause, verdicts
+from optcore.course.compare import first_difference, fits, labelled, usual_cause, verdicts
 from optcore.course.probes import attempt
 from optcore.data import device
 
@@ -69,3 +69,20 @@ def check(question: str, answer) -> None:
         print(f"{name} is right where it was tried. Hidden cases are graded, too.")
     elif cause := usual_cause(results, wrong, asked["rtol"]):
         print(f"Usual cause: {cause}")
+
+
+def expect(answer, probe: str, inputs: dict, rows: dict[str, list[float]], *, rtol: float) -> None:
+    """A test of an answer, as `optcore.course.nbgrader` writes it into a notebook.
+
+    Args:
+        answer: the function to try.
+        probe, inputs: what is measured of it, on what: `optcore.course.probes`.
+        rows: the reference's numbers.
+        rtol: how far a number may be off, in units of the largest of its row.
+
+    Raises:
+        AssertionError: the numbers part, with a sentence on where.
+    """
+    text = first_difference(attempt(probe, answer, inputs, "cpu"), rows, rtol)
+    if text:
+        raise AssertionError(text)

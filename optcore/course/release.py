@@ -39,10 +39,7 @@ def release(assignment: Assignment, folder: Path) -> Path:
     if not target.exists() or target.read_text(encoding="utf-8") != text:
         target.write_text(text, encoding="utf-8")
         raise NotReleased(f"{target} is new: commit it, then release {assignment.id} again.")
-    sys.path.insert(0, str(ROOT / "tools"))  # the chapters' tools, which are not of the package
-    import notebooks
-    import publish
-
+    notebooks, publish = book_tools()
     solved = assignment.text.read_text(encoding="utf-8")
     try:
         for source in (solved, without_solutions(solved)):
@@ -57,6 +54,15 @@ def release(assignment: Assignment, folder: Path) -> Path:
     path = folder / f"{assignment.id}.ipynb"
     publish.nbformat.write(student, path)
     return path
+
+
+def book_tools():
+    """The chapters' tools, `notebooks` and `publish`, which are not of the package."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import notebooks
+    import publish
+
+    return notebooks, publish
 
 
 def verify(assignment: Assignment) -> None:
