@@ -46,7 +46,7 @@ federated: $(INSTALLED)
 	$(BIN)/python tools/federated.py $(SETTINGS)
 
 bench: $(INSTALLED)
-	status=0; for name in optimizers muon variance_reduction federated; do \
+	status=0; for name in optimizers muon variance_reduction federated course; do \
 		$(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status
 
 lab: $(INSTALLED)
