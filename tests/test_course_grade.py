@@ -183,9 +183,9 @@ def test_what_is_left_out(class_, monkeypatch):
         ({"b": -2, "a": -1}, "a"),
         ({"b": -1, "a": 0, "c": 1}, "a"),  # the moment itself is on time
         ({"b": 1, "a": 2}, "a"),
-        ({"A3-10": 0, "A3-2": 0, "A3": 0}, "A3-10"),
-        ({"A3 (2)": 0, "A3": 0}, "A3 (2)"),
-        ({"²": 0, "1": 0}, "²"),
+        ({"A3": 0, "A3-10": 0, "A3-2": 0}, "A3-10"),
+        ({"A3": 0, "A3 (2)": 0}, "A3 (2)"),
+        ({"1": 0, "²": 0}, "²"),
     ],
 )
 def test_which_of_several_counts(hours, counts):
@@ -289,6 +289,14 @@ def test_the_same_submission_gets_the_same_inputs_and_another_one_others(class_,
     assert grade(A3, folder, tmp_path / "b") == first and runs[2:] == runs[:2]
     assert first[0].results == first[1].results != first[2].results
     assert first[0].score == first[2].score
+
+
+def test_another_version_of_the_assignment_grades_again(class_, tmp_path, runs, monkeypatch):
+    folder = class_({"ada.ipynb": FULL})
+    grade(A3, folder, tmp_path)
+    monkeypatch.setattr(type(A3), "version", "another")
+    grade(A3, folder, tmp_path)
+    assert len(runs) == 2 and runs[0] != runs[1]
 
 
 def test_what_this_machine_fails_to_grade_gets_no_points_and_no_row(
