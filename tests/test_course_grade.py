@@ -454,7 +454,6 @@ MUTANTS = {
         (r"(?![^\W_])", ""),
         (r"(?![^\W_])", r"(?!\w)"),
         ("name.parts:", "name.parts[::-1]:"),
-        ("if students is None", "if not students"),
         (".strip()", ""),
     ],
     ("course/grade.py", "def _order("): [
@@ -463,8 +462,8 @@ MUTANTS = {
         ("path.with_name(stem)", "path"),
     ],
     ("course/grade.py", "def _lost("): [
-        ("submission.time <= due", "submission.time < due"),
-        ("min(1.0, ", "max(0.0, "),
+        ("max(0, ", "("),
+        ("min(1.0, ", "(1 * "),
         ("math.ceil", "math.floor"),
     ],
     ("course/grade.py", "def _write_tables("): [

@@ -250,6 +250,15 @@ def test_each_assignments_visible_numbers_are_up_to_date(assignment):
     compare(committed, json.loads(released(assignment)))
 
 
+def test_the_page_of_an_assignment_holds_no_solution(assignment):
+    """`make notebooks` makes it; `tools/notebooks.py --check` finds whether it is up to date."""
+    path = model.FOLDER / f"{assignment.id}.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    assert [c.source for c in cells if c.cell_type == "code"] == assignment.sources(solved=False)
+    assert "SOLUTION" not in path.read_text(encoding="utf-8")
+    assert any("is not answered yet" in str(cell.get("outputs")) for cell in cells)
+
+
 # Deliberate mistakes that these tests must catch: tests/mutants.py.
 MUTANTS = {
     ("course/model.py", "SOLUTION = "): [

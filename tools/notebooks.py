@@ -1,7 +1,9 @@
 """Turn book/text/*.md into executed notebooks, and tell when they have drifted apart.
 
-    python tools/notebooks.py            write book/*.ipynb
+    python tools/notebooks.py            write book/*.ipynb, and book/assignments/*.ipynb
     python tools/notebooks.py --check    exit 1 and name the notebooks that differ from their text
+
+Of an assignment the notebook is the students' version, without solutions.
 
 A notebook keeps its text outputs and execution counts, which the tests compare. All else that a run
 leaves behind is dropped, so that the file is small and a second run gives the same bytes.
@@ -17,6 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError  # noqa: F401  `release` catches it
 from nbformat import NotebookNode
 
+from optcore.course.model import without_solutions
 from optcore.data import mnist_available
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
@@ -78,12 +81,16 @@ def main(arguments: list[str]) -> int:
     """Write the notebooks, or with `--check` only compare them."""
     if arguments not in ([], ["--check"]):
         sys.exit(__doc__)
-    texts = {BOOK / f"{path.stem}.ipynb": path for path in sorted(BOOK.glob("text/*.md"))}
-    drifted = [path for path in sorted(BOOK.glob("*.ipynb")) if path not in texts]
+    texts = {}
+    for path in sorted([*BOOK.glob("text/*.md"), *BOOK.glob("assignments/text/*.md")]):
+        text = path.read_text(encoding="utf-8")
+        texts[path.parents[1] / f"{path.stem}.ipynb"] = without_solutions(text)
+    there = sorted([*BOOK.glob("*.ipynb"), *BOOK.glob("assignments/*.ipynb")])
+    drifted = [path for path in there if path not in texts]
     if not arguments and not mnist_available():
         sys.exit("The committed notebooks hold MNIST's numbers, and MNIST is not available here.")
     for path, text in texts.items():
-        notebook = from_text(text.read_text(encoding="utf-8"))
+        notebook = from_text(text)
         if arguments:
             drifted += [path] if differs(notebook, path) else []
             continue
@@ -91,7 +98,7 @@ def main(arguments: list[str]) -> int:
         execute(notebook)
         nbformat.write(notebook, path)
     for path in drifted:
-        print(f"{path.name} is not what book/text makes it: run `make notebooks`, or remove it.")
+        print(f"{path.name} is not what its text makes it: run `make notebooks`, or remove it.")
     return 1 if drifted else 0
 
 

@@ -2,10 +2,10 @@
 
     python tools/publish.py    _build/html becomes _build/publish (`make publish` builds it first)
 
-Beside the page of each chapter lies its notebook, as the site executed it: with a still of every
-figure, with a first cell that installs `optcore` from the commit that is checked out, and without
-links that need the other files of the book. Addresses are those of the repository in which this
-runs (book/_ext/executed/repository.py); none is written here.
+Beside the page of each chapter or assignment lies its notebook, as the site executed it: with a
+still of every figure, with a first cell that installs `optcore` from the commit that is checked
+out, and without links that need the other files of the book. Addresses are those of the repository
+in which this runs (book/_ext/executed/repository.py); none is written here.
 """
 
 import base64
@@ -171,16 +171,17 @@ def without_relative_links(markdown: str, site: str, folder: str = "book") -> st
 
 
 def notebooks(address: str, commit: str, site: str) -> dict[str, NotebookNode]:
-    """All chapters as they are published, by the name of the file."""
-    result = {}
-    for path in sorted((ROOT / "book").glob("*.ipynb")):
-        if not (ran := EXECUTED / path.name).exists():
+    """All chapters and assignments as they are published, by their path in the folder `book`."""
+    result, book = {}, ROOT / "book"
+    for path in sorted([*book.glob("*.ipynb"), *book.glob("assignments/*.ipynb")]):
+        name, folder = path.relative_to(book).as_posix(), path.parent.relative_to(ROOT).as_posix()
+        if not (ran := EXECUTED / name).exists():
             raise CannotPublish(f"The site has not executed {path.name}: run `make book` first.")
         executed = nbformat.read(ran, as_version=4)
         committed = nbformat.read(path, as_version=4)
         if [c.source for c in executed.cells] != [c.source for c in committed.cells]:
             raise CannotPublish(f"{path.name} has changed since the site was built: `make book`.")
-        result[path.name] = published(executed, address, commit, site)
+        result[name] = published(executed, address, commit, site, folder)
     return result
 
 

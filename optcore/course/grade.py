@@ -262,9 +262,10 @@ def _order(submission: Submission):
 
 def _lost(submission: Submission, due: datetime | None, late: float) -> float:
     """The fraction of the points that a submission loses."""
-    if due is None or submission.time <= due:
+    if due is None:
         return 0.0
-    return min(1.0, math.ceil((submission.time - due) / timedelta(days=1)) * late / 100)
+    days = max(0, math.ceil((submission.time - due) / timedelta(days=1)))
+    return min(1.0, days * late / 100)
 
 
 def _write_tables(assignment: Assignment, grades: list[Grade], out: Path, due) -> None:
