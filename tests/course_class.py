@@ -60,7 +60,7 @@ def thief(folder: Path) -> list[str]:
     """An adam that runs the solution, if it finds it, or what another student has handed in."""
     places = [
         str(A3.text.parent),
-        str(A3.text.parents[3]),
+        str(A3.text.parents[3] / "optcore"),
         str(folder),
         "/submission",
         "/proc/1/root",
@@ -193,8 +193,9 @@ KILLS = """\
 PRINTS = """\
     if not PRINTED:
         PRINTED.append(True)
+        import os
         for _ in range(2**11):
-            print("x" * 2**20)
+            os.write(1, b"x" * 2**20)
 """
 FILLS = """\
     for i in range(8):
