@@ -229,7 +229,7 @@ RIGHT_ONES = {
 PARTLY = {
     "carl": (notebook(mistaken((1, "ε stands inside"))), 86, "ε stands inside the root"),
     "leon": (notebook(mistaken((0, "β₁ is multiplied"), (3, "L2 term"))), 65, "an L2 term"),
-    "paul": (notebook(mistaken((2, "maximum is not kept"))), 88, "The maximum is not kept"),
+    "paul": (notebook(mistaken((2, "maximum is not kept"))), 90, "The maximum is not kept"),
     "rosa": (notebook(mistaken((4, "v averages m²"))), 80, "v averages m²"),
     "ivan": (notebook(mistaken((1, "in place"), (2, "in place"))), 95, "belongs to the caller"),
     "half": (notebook(answered("moments", "def moments(:")), 85, "SyntaxError"),
