@@ -6,11 +6,11 @@ INSTALLED := .venv/.installed
 SITE := _build/.site
 
 # Progress bars would end up in the notebooks' outputs.
-book test notebooks publish test-published: export TQDM_DISABLE := 1
+book test notebooks publish slides test-published: export TQDM_DISABLE := 1
 # Torch's threads spin while they wait. On a busy machine that makes small steps twenty times slower.
-book test notebooks publish test-published: export OMP_WAIT_POLICY := PASSIVE
+book test notebooks publish slides test-published: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help book test test-portable test-published federated bench lab notebooks publish clean
+.PHONY: help book test test-portable test-published federated bench lab notebooks publish slides clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-published  run the published notebooks in fresh environments, old and new"
 	@echo "make notebooks       execute book/text/*.md into book/*.ipynb"
 	@echo "make publish         write the site and its notebooks for Colab: _build/publish"
+	@echo "make slides          slides of each chapter's figures and claims: _build/slides"
 	@echo "make federated       federated averaging under Flower, simulated on this machine"
 	@echo "make lab             open the chapters in JupyterLab"
 	@echo "make bench           run the benchmarks, one after the other"
@@ -46,7 +47,7 @@ federated: $(INSTALLED)
 	$(BIN)/python tools/federated.py $(SETTINGS)
 
 bench: $(INSTALLED)
-	status=0; for name in optimizers muon variance_reduction federated; do \
+	status=0; for name in optimizers muon variance_reduction federated course; do \
 		$(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status
 
 lab: $(INSTALLED)
@@ -58,6 +59,9 @@ notebooks: $(INSTALLED)
 # The notebooks install optcore from the commit that is checked out: tools/publish.py.
 publish: $(SITE)
 	$(BIN)/python tools/publish.py
+
+slides: $(SITE)
+	$(BIN)/python tools/slides.py
 
 clean:
 	rm -rf _build .venv

@@ -61,6 +61,8 @@ def new_tree(folder: str, number: int) -> Path:
     tree = Path(folder) / str(number)
     shutil.copytree(ROOT / "optcore", tree / "optcore")
     shutil.copytree(ROOT / "tests", tree / "tests")
+    for name in ("book/_ext", "book/assignments", "tools"):
+        shutil.copytree(ROOT / name, tree / name)
     for name in ("pyproject.toml", "conftest.py"):
         shutil.copy(ROOT / name, tree)
     return tree

@@ -24,7 +24,7 @@ import publish  # noqa: E402
 import published as runner  # noqa: E402
 
 ADDRESS, COMMIT, SITE = "git+https://host/owner/name", "c0ffee" * 6, "https://site/name/"
-CHAPTERS = sorted(ROOT.glob("book/*.ipynb"))
+NOTEBOOKS = sorted([*ROOT.glob("book/*.ipynb"), *ROOT.glob("book/assignments/*.ipynb")])
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
@@ -163,10 +163,12 @@ def test_other_links_and_code_stay(text):
     assert publish.without_relative_links(text, "") == text
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("site", [SITE, ""])
 def test_no_link_of_a_chapter_dies_when_it_travels_alone(path, site):
-    notebook = publish.published(nbformat.read(path, as_version=4), ADDRESS, COMMIT, site)
+    folder = path.parent.relative_to(ROOT).as_posix()
+    notebook = nbformat.read(path, as_version=4)
+    notebook = publish.published(notebook, ADDRESS, COMMIT, site, folder)
     nbformat.validate(notebook)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     text = re.sub(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", "", text, flags=re.DOTALL)
@@ -225,7 +227,7 @@ def test_a_notebook_holds_stills_and_text_only():
 
 def test_what_the_site_has_executed_can_be_published():
     made = publish.notebooks(ADDRESS, COMMIT, SITE)
-    assert set(made) == {path.name for path in CHAPTERS}
+    assert set(made) == {p.relative_to(ROOT / "book").as_posix() for p in NOTEBOOKS}
     for name, notebook in made.items():
         figures = [
             o
@@ -233,7 +235,8 @@ def test_what_the_site_has_executed_can_be_published():
             for o in c.get("outputs", [])
             if "image/png" in o.get("data", {})
         ]
-        assert figures and all(o.metadata["image/png"]["alt"] for o in figures), name
+        assert figures or name.startswith("assignments")
+        assert all(o.metadata["image/png"]["alt"] for o in figures), name
         assert len(nbformat.writes(notebook)) < 1_000_000
 
 

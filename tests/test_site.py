@@ -206,3 +206,22 @@ def test_the_site_holds_nothing_but_pages():
     copied = [path for path in (SITE / "_sources").rglob("*") if path.is_file()]
     for path in copied:
         assert path.relative_to(SITE / "_sources").as_posix() in SOURCES
+
+
+@pytest.mark.parametrize(
+    "text", sorted(ROOT.glob("book/assignments/text/*.md")), ids=lambda p: p.stem
+)
+def test_the_site_holds_no_solution(text):
+    """No line of a solution is in any file, unless students are given that line elsewhere."""
+    source = text.read_text(encoding="utf-8")
+    solutions = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", source, re.DOTALL)
+    given = re.sub(r"### BEGIN SOLUTION\n.*?### END SOLUTION", "", source, flags=re.DOTALL)
+    secret = {line.strip() for solution in solutions for line in solution.splitlines()}
+    secret = {line for line in secret if len(line) > 30 and line not in given}
+    assert secret
+    for path in SITE.rglob(f"*{text.stem}*"):
+        page = path.read_text(encoding="utf-8")
+        page = HTML[path].get_text() if path in HTML else page
+        assert not any(line in page for line in secret), path
+    index = (SITE / "searchindex.js").read_text(encoding="utf-8")
+    assert "begin solution" not in index.lower()

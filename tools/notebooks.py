@@ -1,7 +1,9 @@
 """Turn book/text/*.md into executed notebooks, and tell when they have drifted apart.
 
-    python tools/notebooks.py            write book/*.ipynb
+    python tools/notebooks.py            write book/*.ipynb, and book/assignments/*.ipynb
     python tools/notebooks.py --check    exit 1 and name the notebooks that differ from their text
+
+Of an assignment the notebook is the students' version, without solutions.
 
 A notebook keeps its text outputs and execution counts, which the tests compare. All else that a run
 leaves behind is dropped, so that the file is small and a second run gives the same bytes.
@@ -14,8 +16,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError  # noqa: F401  `release` catches it
 from nbformat import NotebookNode
 
+from optcore.course.model import without_solutions
 from optcore.data import mnist_available
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
@@ -25,9 +29,9 @@ METADATA = {
 }
 
 
-def from_text(path: Path) -> NotebookNode:
-    """The notebook that a Jupytext Markdown file describes, not executed."""
-    notebook = jupytext.read(path)
+def from_text(text: str) -> NotebookNode:
+    """The notebook that Jupytext Markdown describes, not executed."""
+    notebook = jupytext.reads(text, fmt="md")
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: set[str] = set()
@@ -77,8 +81,12 @@ def main(arguments: list[str]) -> int:
     """Write the notebooks, or with `--check` only compare them."""
     if arguments not in ([], ["--check"]):
         sys.exit(__doc__)
-    texts = {BOOK / f"{path.stem}.ipynb": path for path in sorted(BOOK.glob("text/*.md"))}
-    drifted = [path for path in sorted(BOOK.glob("*.ipynb")) if path not in texts]
+    texts = {}
+    for path in sorted([*BOOK.glob("text/*.md"), *BOOK.glob("assignments/text/*.md")]):
+        text = path.read_text(encoding="utf-8")
+        texts[path.parents[1] / f"{path.stem}.ipynb"] = without_solutions(text)
+    there = sorted([*BOOK.glob("*.ipynb"), *BOOK.glob("assignments/*.ipynb")])
+    drifted = [path for path in there if path not in texts]
     if not arguments and not mnist_available():
         sys.exit("The committed notebooks hold MNIST's numbers, and MNIST is not available here.")
     for path, text in texts.items():
@@ -90,7 +98,7 @@ def main(arguments: list[str]) -> int:
         execute(notebook)
         nbformat.write(notebook, path)
     for path in drifted:
-        print(f"{path.name} is not what book/text makes it: run `make notebooks`, or remove it.")
+        print(f"{path.name} is not what its text makes it: run `make notebooks`, or remove it.")
     return 1 if drifted else 0
 
 

@@ -2,14 +2,15 @@
 
     python tools/publish.py    _build/html becomes _build/publish (`make publish` builds it first)
 
-Beside the page of each chapter lies its notebook, as the site executed it: with a still of every
-figure, with a first cell that installs `optcore` from the commit that is checked out, and without
-links that need the other files of the book. Addresses are those of the repository in which this
-runs (book/_ext/executed/repository.py); none is written here.
+Beside the page of each chapter or assignment lies its notebook, as the site executed it: with a
+still of every figure, with a first cell that installs `optcore` from the commit that is checked
+out, and without links that need the other files of the book. Addresses are those of the repository
+in which this runs (book/_ext/executed/repository.py); none is written here.
 """
 
 import base64
 import io
+import posixpath
 import re
 import shutil
 import sys
@@ -45,7 +46,7 @@ CODE_OR_LINK = re.compile(
 EXTRAS = {"optcore.federated.flower": "federated", "optcore.federated.privacy": "privacy"}
 
 NOTE = """\
-> **Note.** This is a chapter of {book}, to be run from top to bottom. The cell above installs the
+> **Note.** This is {what} of {book}, to be run from top to bottom. The cell above installs the
 > book's package, from commit `{commit}`. {machine}
 """
 WITH_DEVICE = (
@@ -78,24 +79,29 @@ def first_cell(address: str, commit: str, code: str = "") -> NotebookNode:
     return folded(nbformat.v4.new_code_cell(source, id="install"))
 
 
-def note(commit: str, site: str, on_device: bool) -> NotebookNode:
-    """The cell that says where the chapter comes from and what it does with a GPU."""
+def note(commit: str, site: str, on_device: bool, folder: str) -> NotebookNode:
+    """The cell that says where the notebook comes from and what it does with a GPU."""
     name = "*Optimization, Executed*"
     machine = WITH_DEVICE if on_device else WITHOUT_DEVICE
     text = NOTE.format(
-        book=f"[{name}]({site})" if site else name, commit=commit[:10], machine=machine
+        what="a chapter" if folder == "book" else "an assignment",
+        book=f"[{name}]({site})" if site else name,
+        commit=commit[:10],
+        machine=machine,
     )
     return nbformat.v4.new_markdown_cell(text.rstrip(), id="note")
 
 
-def published(executed: NotebookNode, address: str, commit: str, site: str) -> NotebookNode:
-    """The notebook to publish, of one that the site has executed."""
+def published(
+    executed: NotebookNode, address: str, commit: str, site: str, folder: str = "book"
+) -> NotebookNode:
+    """The notebook to publish, of one that the site has executed; `folder` is where it lies."""
     cells = [nbformat.from_dict(cell) for cell in executed.cells]
     code = [cell for cell in cells if cell.cell_type == "code"]
     on_device = any(re.search(r"\bdevice\(", cell.source) for cell in code)
     for cell in cells:
         if cell.cell_type == "markdown":
-            cell.source = without_relative_links(cell.source, site)
+            cell.source = without_relative_links(cell.source, site, folder)
     for cell in code:
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
         cell.outputs = [output for old in cell.outputs if (output := small(old, alt))]
@@ -109,7 +115,8 @@ def published(executed: NotebookNode, address: str, commit: str, site: str) -> N
         metadata["accelerator"] = "GPU"
         metadata["colab"]["gpuType"] = "T4"
     source = "\n".join(cell.source for cell in code)
-    cells = [first_cell(address, commit, source), note(commit, site, on_device), *cells]
+    first = first_cell(address, commit, source)
+    cells = [first, note(commit, site, on_device, folder), *cells]
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
@@ -156,7 +163,7 @@ def still(png: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def without_relative_links(markdown: str, site: str) -> str:
+def without_relative_links(markdown: str, site: str, folder: str = "book") -> str:
     """Links to other pages lead to the site, or where its address is not known are plain text."""
 
     def replace(found: re.Match) -> str:
@@ -164,28 +171,30 @@ def without_relative_links(markdown: str, site: str) -> str:
             return found[0]
         if not site:
             return found["text"]
-        path = re.sub(r"\.(ipynb|md)$", ".html", found["path"])
-        return f"{found['image']}[{found['text']}]({site}book/{path}{found['anchor'] or ''})"
+        path = posixpath.normpath(f"{folder}/{found['path']}")
+        path = re.sub(r"\.(ipynb|md)$", ".html", path)
+        return f"{found['image']}[{found['text']}]({site}{path}{found['anchor'] or ''})"
 
     return CODE_OR_LINK.sub(replace, markdown)
 
 
 def notebooks(address: str, commit: str, site: str) -> dict[str, NotebookNode]:
-    """All chapters as they are published, by the name of the file."""
-    result = {}
-    for path in sorted((ROOT / "book").glob("*.ipynb")):
-        if not (ran := EXECUTED / path.name).exists():
+    """All chapters and assignments as they are published, by their path in the folder `book`."""
+    result, book = {}, ROOT / "book"
+    for path in sorted([*book.glob("*.ipynb"), *book.glob("assignments/*.ipynb")]):
+        name, folder = path.relative_to(book).as_posix(), path.parent.relative_to(ROOT).as_posix()
+        if not (ran := EXECUTED / name).exists():
             raise CannotPublish(f"The site has not executed {path.name}: run `make book` first.")
         executed = nbformat.read(ran, as_version=4)
         committed = nbformat.read(path, as_version=4)
         if [c.source for c in executed.cells] != [c.source for c in committed.cells]:
             raise CannotPublish(f"{path.name} has changed since the site was built: `make book`.")
-        result[path.name] = published(executed, address, commit, site)
+        result[name] = published(executed, address, commit, site, folder)
     return result
 
 
-def write() -> None:
-    """Write the folder."""
+def origin() -> tuple[str, str]:
+    """The address that pip installs `optcore` from, and the commit that is checked out."""
     address, commit = repository.install_address(ROOT), repository.git(ROOT, "rev-parse", "HEAD")
     if not address:
         raise CannotPublish(
@@ -196,6 +205,12 @@ def write() -> None:
         raise CannotPublish("This is no git repository, so there is no commit to install from.")
     if repository.git(ROOT, "status", "--porcelain"):
         raise CannotPublish("There are changes that no commit holds: commit them, then publish.")
+    return address, commit
+
+
+def write() -> None:
+    """Write the folder."""
+    address, commit = origin()
     made = notebooks(address, commit, repository.site_url(ROOT))
     if repository.repository_url(ROOT).startswith(repository.GITHUB):
         for name in made:

@@ -188,7 +188,7 @@ def try_all(python: str, folder: Path, chapters: list[str]) -> bool:
     print(ask(python, "import sys; print('Python', sys.version.split()[0], end='')"), end=", ")
     print(versions(python, *KEPT, "matplotlib", "scikit-learn", "scipy", "ipython", "ipykernel"))
     passed = True
-    for path in sorted(folder.glob("*.ipynb")):
+    for path in sorted([*folder.glob("*.ipynb"), *folder.glob("assignments/*.ipynb")]):
         if chapters and path.stem not in chapters:
             continue
         before, kept, start = packages(python), versions(python, *KEPT), time.perf_counter()
@@ -228,7 +228,7 @@ def main(arguments: list[str]) -> int:
     passed = True
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "notebooks")
-        folder.mkdir()
+        (folder / "assignments").mkdir(parents=True)
         for name, notebook in publish.notebooks(address, commit, site="").items():
             nbformat.write(notebook, folder / name)
         for name, wanted in ENVIRONMENTS.items():

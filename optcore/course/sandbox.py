@@ -1,0 +1,113 @@
+"""The trusted side of grading: start the worker in a sandbox, hand it jobs, take back data.
+
+The sandbox is bubblewrap (`bwrap`, Debian's package `bubblewrap`): no network, no processes but its
+own, and of the file system only Python, its packages, optcore and one folder, all read-only, and
+64 MB to write. In it `worker` limits time, memory and what can be started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+OPTCORE = Path(__file__).resolve().parents[1]
+WORKER = "optcore/course/worker.py"
+DISK = 64 << 20  # bytes
+ENVIRONMENT = {
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "MKL_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+class NoSandbox(RuntimeError):
+    """Student code cannot be run safely here; the text says why."""
+
+
+def check_sandbox() -> None:
+    """Raise `NoSandbox` unless student code can be confined on this machine."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+        raise NoSandbox("Student code can be confined on Linux only, on x86_64 or aarch64.")
+    if not shutil.which("bwrap"):
+        raise NoSandbox("bubblewrap is not installed: `apt-get install bubblewrap`.")
+    command = [*_bubblewrap(Path("/usr"), ()), sys.executable, "-c", ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NoSandbox(f"bubblewrap does not work here: {done.stderr.strip()}")
+
+
+def run_jobs(folder: Path, jobs: list[dict], forbids=(), *, unsafe=False) -> list[list[dict]]:
+    """One result a case for each job, `{"rows": …}` or `{"error": sentence}`: data, not facts.
+
+    Args:
+        folder: what the jobs may read; nothing else of this machine but Python and optcore.
+        jobs: `file` in the folder, `answer`, `probe`, `cases` (the inputs) and `seconds`.
+        forbids: names of modules that the assignment forbids.
+        unsafe: run the jobs with this user's rights, without the sandbox.
+
+    Raises:
+        NoSandbox: the worker did not answer for all jobs.
+    """
+    order = {"jobs": jobs, "forbids": forbids, "sandboxed": not unsafe}
+    with tempfile.TemporaryDirectory() as scratch:
+        if unsafe:
+            command, home = [sys.executable], scratch
+            order["path"] = str(OPTCORE.parent)
+            order["jobs"] = [{**job, "file": str(folder.resolve() / job["file"])} for job in jobs]
+        else:
+            command, home = [*_bubblewrap(folder, forbids), sys.executable], "/tmp"
+            order["path"] = "/course"
+            order["jobs"] = [{**job, "file": f"/submission/{job['file']}"} for job in jobs]
+        done = subprocess.run(
+            [*command, "-B", str(Path(order["path"]) / WORKER)],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            cwd=scratch,
+            env={**ENVIRONMENT, "HOME": home, "PATH": os.environ["PATH"]},
+            check=False,
+        )
+    lines = done.stdout.splitlines()
+    if done.returncode or len(lines) != len(jobs):
+        raise NoSandbox(f"The worker ended early: {done.stderr.strip()[-2000:]}")
+    return [json.loads(line) for line in lines]
+
+
+def _bubblewrap(folder: Path, forbids) -> list[str]:
+    """The command that starts a program in the sandbox, with the folder as /submission."""
+    python = {sys.base_prefix, sys.prefix, os.path.realpath(sys.prefix)}
+    options = ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", "65534"]
+    options += ["--gid", "65534", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
+    options += ["--as-pid-1", "--proc", "/proc", "--dev", "/dev"]
+    for path in ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", *sorted(python)):
+        options += ["--ro-bind-try", path, path]
+    options += ["--ro-bind", str(OPTCORE), "/course/optcore"]
+    for name in forbids:
+        options += _hide(name)
+    options += ["--ro-bind", str(folder.resolve()), "/submission"]
+    options += ["--remount-ro", "/dev", "--size", str(DISK), "--tmpfs", "/tmp"]
+    return ["bwrap", *options, "--remount-ro", "/", "--chdir", "/tmp", "--"]
+
+
+def _hide(name: str) -> list[str]:
+    """The options that leave a module's place empty, so that nobody reads what it holds."""
+    package, _, inner = name.partition(".")
+    place = find_spec(package)
+    if place is None:
+        return []
+    root = Path(place.origin).parent
+    inside = Path("/course/optcore") if package == "optcore" else root
+    found, inside = root.joinpath(*inner.split(".")), inside.joinpath(*inner.split("."))
+    if found.is_dir():
+        return ["--tmpfs", str(inside), "--remount-ro", str(inside)]
+    return ["--ro-bind", "/dev/null", f"{inside}.py"]
