@@ -261,6 +261,14 @@ def test_the_page_of_an_assignment_holds_no_solution(assignment):
 
 # Deliberate mistakes that these tests must catch: tests/mutants.py.
 MUTANTS = {
+    ("course/draws.py", "def steps("): [
+        ("gradients.tolist()", "[w.tolist()]"),
+        ('"settings": settings', '"settings": {}'),
+    ],
+    ("course/draws.py", "def calls("): [
+        ("range(times)", "range(1)"),
+        ('"watch": watch', '"watch": False'),
+    ],
     ("course/model.py", "SOLUTION = "): [
         ("\\n.*?^", "\\n.*^"),
         ("re.MULTILINE | re.DOTALL", "re.DOTALL"),

@@ -11,47 +11,22 @@ gap at the end; (a) for neither.
 
 import numpy as np
 
+from optcore.course.draws import calls, steps
 from optcore.course.model import Assignment, Case, Question, Wrong
 
 SEARCH = {"q": 0.7, "a": 2.0, "p": 1.0}
 OTHER_SEARCH = {"q": 0.2, "a": 0.8, "p": 0.6}
 
 
-def draws(shape=(4,), trials=6, dtype="float64", watch=False, **settings):
+def guesses(shape=(4,), trials=6):
     """What draws guesses and six draws for each; the first one of all equals its guess."""
 
-    def draw(rng):
+    def arrays(rng):
         w, X = rng.standard_normal(shape), rng.standard_normal((trials, *shape))
         X[0].flat[0] = w.flat[0]
-        return {
-            "w": w.tolist(),
-            "gradients": X.tolist(),
-            "settings": settings,
-            "dtype": dtype,
-            "watch": watch,
-        }
+        return w, X
 
-    return draw
-
-
-def calls(arguments, *outputs, dtype="float64", watch=False, **settings):
-    """What draws two calls; `arguments(rng)` draws the arguments of one."""
-
-    def draw(rng):
-        return {
-            "calls": [[listed(value) for value in arguments(rng)] for _ in range(2)],
-            "outputs": list(outputs),
-            "settings": settings,
-            "dtype": dtype,
-            "watch": watch,
-        }
-
-    return draw
-
-
-def listed(value):
-    """An array as a list."""
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return arrays
 
 
 def labelled(size=1.0, whole=False):
@@ -105,11 +80,20 @@ Q1 = Question(
     "trial",
     "steps",
     cases=(
-        Case("six trials with steps 2/t", 5, draws(**SEARCH), visible=True),
-        Case("another level, another exponent", 4, draws(**OTHER_SEARCH), visible=True),
-        Case("w, X and the state stay as they were", 2, draws(watch=True, **SEARCH), visible=True),
-        Case("a matrix of searches in float32", 2, draws((2, 3), dtype="float32", **OTHER_SEARCH)),
-        Case("a constant step", 2, draws(q=0.4, a=0.3, p=0.0)),
+        Case("six trials with steps 2/t", 5, steps(guesses(), **SEARCH), visible=True),
+        Case("another level, another exponent", 4, steps(guesses(), **OTHER_SEARCH), visible=True),
+        Case(
+            "w, X and the state stay as they were",
+            2,
+            steps(guesses(), watch=True, **SEARCH),
+            visible=True,
+        ),
+        Case(
+            "a matrix of searches in float32",
+            2,
+            steps(guesses((2, 3)), dtype="float32", **OTHER_SEARCH),
+        ),
+        Case("a constant step", 2, steps(guesses(), q=0.4, a=0.3, p=0.0)),
     ),
     wrong=(
         Wrong("The guess moves the wrong way: w grows by a t⁻ᵖ Y.", "w - a *", "w + a *"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from optcore.course.draws import steps
 from optcore.course.model import Assignment, Case, Question, Wrong
 
 # Sizes of the gradients by step, so that v_t rises, falls twice, and rises above all before; and by
@@ -10,21 +11,15 @@ BURST = np.array([1.0, 8.0, 0.3, 0.5, 20.0]).reshape(-1, 1)
 VERY_DIFFERENT = np.array([1e-4, 0.0, 1e4])
 
 
-def walk(shape=(3,), sizes=BURST, dtype="float64", watch=False, **settings):
+def walk(shape=(3,), sizes=BURST):
     """What draws w and five gradients for a rule; none is near zero that should not be."""
 
-    def draw(rng):
+    def arrays(rng):
         w, shapes = rng.standard_normal(shape), (len(BURST), *shape)
         z = rng.uniform(0.8, 1.2, shapes) * rng.choice((-1, 1), shapes)
-        return {
-            "w": w.tolist(),
-            "gradients": (z * sizes).tolist(),
-            "settings": settings,
-            "dtype": dtype,
-            "watch": watch,
-        }
+        return w, z * sizes
 
-    return draw
+    return arrays
 
 
 def rule_cases(points, **decay):
@@ -38,11 +33,11 @@ def rule_cases(points, **decay):
         "gradients of very different sizes, and none",
     )
     draws = (
-        walk(lr=0.1, **decay),
-        walk(**other, **decay),
-        walk(lr=0.1, watch=True, **decay),
-        walk((2, 3), BURST[:, None], dtype="float32", **other, **decay),
-        walk(sizes=VERY_DIFFERENT, lr=0.1, **decay),
+        steps(walk(), lr=0.1, **decay),
+        steps(walk(), **other, **decay),
+        steps(walk(), lr=0.1, watch=True, **decay),
+        steps(walk((2, 3), BURST[:, None]), dtype="float32", **other, **decay),
+        steps(walk(sizes=VERY_DIFFERENT), lr=0.1, **decay),
     )
     return tuple(
         Case(name, worth, draw, visible=i < 3)
