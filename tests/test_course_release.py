@@ -266,7 +266,7 @@ MUTANTS = {
         ('"settings": settings', '"settings": {}'),
     ],
     ("course/draws.py", "def calls("): [
-        ("range(times)", "range(1)"),
+        ("in arguments]", "in arguments[:1]]"),
         ('"watch": watch', '"watch": False'),
     ],
     ("course/model.py", "SOLUTION = "): [

@@ -124,26 +124,28 @@ Q2 = Question(
     "gradient",
     "calls",
     cases=(
-        Case("five draws, one example twice", 8, calls(labelled(), "z", l2=0.1), visible=True),
+        Case(
+            "five draws, one example twice", 8, calls(2 * [labelled()], "z", l2=0.1), visible=True
+        ),
         Case(
             "each example once, without decay",
             5,
-            calls(labelled(whole=True), "z", l2=0.0),
+            calls(2 * [labelled(whole=True)], "z", l2=0.0),
             visible=True,
         ),
         Case(
             "the arguments stay as they were",
             2,
-            calls(labelled(), "z", watch=True, l2=0.1),
+            calls(2 * [labelled()], "z", watch=True, l2=0.1),
             visible=True,
         ),
-        Case("other examples, more decay", 4, calls(labelled(), "z", l2=2.0)),
+        Case("other examples, more decay", 4, calls(2 * [labelled()], "z", l2=2.0)),
         Case(
             "a model that is very sure: scores of some thousands",
             3,
-            calls(labelled(3e3), "z", l2=0.1),
+            calls(2 * [labelled(3e3)], "z", l2=0.1),
         ),
-        Case("float32", 3, calls(labelled(), "z", dtype="float32", l2=0.1)),
+        Case("float32", 3, calls(2 * [labelled()], "z", dtype="float32", l2=0.1)),
     ),
     wrong=(
         Wrong("The sum over the batch is not divided by B.", " / len(batch)", ""),
@@ -206,23 +208,27 @@ Q3 = Question(
     "epoch",
     "calls",
     cases=(
-        Case("one batch", 3, calls(regression(4), "w", lr=0.1, size=4), visible=True),
-        Case("two batches", 4, calls(regression(8), "w", lr=0.1, size=4), visible=True),
+        Case("one batch", 3, calls(2 * [regression(4)], "w", lr=0.1, size=4), visible=True),
+        Case("two batches", 4, calls(2 * [regression(8)], "w", lr=0.1, size=4), visible=True),
         Case(
             "four batches, the last one smaller",
             4,
-            calls(regression(11), "w", lr=0.2, size=3),
+            calls(2 * [regression(11)], "w", lr=0.2, size=3),
             visible=True,
         ),
         Case(
             "the arguments stay as they were",
             2,
-            calls(regression(6), "w", watch=True, lr=0.1, size=3),
+            calls(2 * [regression(6)], "w", watch=True, lr=0.1, size=3),
             visible=True,
         ),
-        Case("batches of one", 3, calls(regression(6), "w", lr=0.05, size=1)),
-        Case("a batch that is larger than the data", 2, calls(regression(5), "w", lr=0.3, size=8)),
-        Case("float32", 2, calls(regression(9), "w", dtype="float32", lr=0.1, size=2)),
+        Case("batches of one", 3, calls(2 * [regression(6)], "w", lr=0.05, size=1)),
+        Case(
+            "a batch that is larger than the data",
+            2,
+            calls(2 * [regression(5)], "w", lr=0.3, size=8),
+        ),
+        Case("float32", 2, calls(2 * [regression(9)], "w", dtype="float32", lr=0.1, size=2)),
     ),
     wrong=(
         Wrong("The sum over the batch is not divided by its size.", " / len(batch)", ""),
@@ -271,17 +277,17 @@ Q4 = Question(
     "averaged",
     "calls",
     cases=(
-        Case("one step", 3, calls(noisy_bowl(1), "w", "mean", **WEIGHTED), visible=True),
-        Case("five steps", 5, calls(noisy_bowl(5), "w", "mean", **WEIGHTED), visible=True),
+        Case("one step", 3, calls(2 * [noisy_bowl(1)], "w", "mean", **WEIGHTED), visible=True),
+        Case("five steps", 5, calls(2 * [noisy_bowl(5)], "w", "mean", **WEIGHTED), visible=True),
         Case(
             "the arguments stay as they were",
             2,
-            calls(noisy_bowl(3), "w", "mean", watch=True, **WEIGHTED),
+            calls(2 * [noisy_bowl(3)], "w", "mean", watch=True, **WEIGHTED),
             visible=True,
         ),
-        Case("two hundred steps", 4, calls(noisy_bowl(200), "w", "mean", a=0.4, p=0.75)),
-        Case("constant steps", 3, calls(noisy_bowl(6), "w", "mean", a=0.1, p=0.0)),
-        Case("float32", 3, calls(noisy_bowl(5), "w", "mean", dtype="float32", **WEIGHTED)),
+        Case("two hundred steps", 4, calls(2 * [noisy_bowl(200)], "w", "mean", a=0.4, p=0.75)),
+        Case("constant steps", 3, calls(2 * [noisy_bowl(6)], "w", "mean", a=0.1, p=0.0)),
+        Case("float32", 3, calls(2 * [noisy_bowl(5)], "w", "mean", dtype="float32", **WEIGHTED)),
     ),
     wrong=(
         Wrong(
@@ -331,20 +337,22 @@ Q5 = Question(
     "expected_gap",
     "calls",
     cases=(
-        Case("one step", 4, calls(directions, "gap", steps=1, **GAP), visible=True),
-        Case("five steps", 5, calls(directions, "gap", steps=5, **GAP), visible=True),
+        Case("one step", 4, calls(2 * [directions], "gap", steps=1, **GAP), visible=True),
+        Case("five steps", 5, calls(2 * [directions], "gap", steps=5, **GAP), visible=True),
         Case(
             "w and λ stay as they were",
             1,
-            calls(directions, "gap", watch=True, steps=3, **GAP),
+            calls(2 * [directions], "gap", watch=True, steps=3, **GAP),
             visible=True,
         ),
-        Case("the floor", 4, calls(directions, "gap", steps=2000, lr=0.4, sigma=0.7, size=3)),
-        Case("without noise", 3, calls(directions, "gap", steps=6, lr=0.2, sigma=0.0, size=1)),
+        Case("the floor", 4, calls(2 * [directions], "gap", steps=2000, lr=0.4, sigma=0.7, size=3)),
+        Case(
+            "without noise", 3, calls(2 * [directions], "gap", steps=6, lr=0.2, sigma=0.0, size=1)
+        ),
         Case(
             "float32",
             3,
-            calls(directions, "gap", dtype="float32", steps=8, lr=0.1, sigma=3.0, size=2),
+            calls(2 * [directions], "gap", dtype="float32", steps=8, lr=0.1, sigma=3.0, size=2),
         ),
     ),
     wrong=(

@@ -223,17 +223,21 @@ Q4 = Question(
     "look_ahead",
     "calls",
     cases=(
-        Case("one step", 3, calls(bowl, "θ", "w", steps=1, **AHEAD), visible=True),
-        Case("two steps", 3, calls(bowl, "θ", "w", steps=2, **AHEAD), visible=True),
-        Case("six steps", 4, calls(bowl, "θ", "w", steps=6, **AHEAD), visible=True),
+        Case("one step", 3, calls(2 * [bowl], "θ", "w", steps=1, **AHEAD), visible=True),
+        Case("two steps", 3, calls(2 * [bowl], "θ", "w", steps=2, **AHEAD), visible=True),
+        Case("six steps", 4, calls(2 * [bowl], "θ", "w", steps=6, **AHEAD), visible=True),
         Case(
             "the arguments stay as they were",
             2,
-            calls(bowl, "θ", "w", steps=3, watch=True, **AHEAD),
+            calls(2 * [bowl], "θ", "w", steps=3, watch=True, **AHEAD),
             visible=True,
         ),
-        Case("twelve steps, another rate", 5, calls(bowl, "θ", "w", steps=12, lr=0.05, beta=0.9)),
-        Case("float32", 3, calls(bowl, "θ", "w", steps=5, dtype="float32", lr=0.2, beta=0.3)),
+        Case(
+            "twelve steps, another rate",
+            5,
+            calls(2 * [bowl], "θ", "w", steps=12, lr=0.05, beta=0.9),
+        ),
+        Case("float32", 3, calls(2 * [bowl], "θ", "w", steps=5, dtype="float32", lr=0.2, beta=0.3)),
     ),
     wrong=(
         Wrong(
@@ -301,16 +305,18 @@ Q5 = Question(
     "buffers",
     "calls",
     cases=(
-        Case("much momentum", 5, calls(saved(), *OUT, lr=0.1, beta=0.9), visible=True),
+        Case("much momentum", 5, calls(2 * [saved()], *OUT, lr=0.1, beta=0.9), visible=True),
         Case(
             "the arguments stay as they were",
             2,
-            calls(saved(), *OUT, lr=0.1, beta=0.9, watch=True),
+            calls(2 * [saved()], *OUT, lr=0.1, beta=0.9, watch=True),
             visible=True,
         ),
-        Case("less momentum, a longer step", 5, calls(saved(), *OUT, lr=2.0, beta=0.3)),
+        Case("less momentum, a longer step", 5, calls(2 * [saved()], *OUT, lr=2.0, beta=0.3)),
         Case(
-            "a matrix in float32", 3, calls(saved((2, 3)), *OUT, dtype="float32", lr=0.5, beta=0.6)
+            "a matrix in float32",
+            3,
+            calls(2 * [saved((2, 3))], *OUT, dtype="float32", lr=0.5, beta=0.6),
         ),
     ),
     wrong=(

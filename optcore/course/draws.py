@@ -21,17 +21,12 @@ def steps(arrays, *, dtype: str = "float64", watch: bool = False, **settings) ->
 
 
 def calls(
-    arguments,
-    *outputs: str,
-    times: int = 2,
-    dtype: str = "float64",
-    watch: bool = False,
-    **settings,
+    arguments, *outputs: str, dtype: str = "float64", watch: bool = False, **settings
 ) -> Draw:
-    """Inputs of `probes.calls`; `arguments(rng)` draws those of a call, arrays and numbers."""
+    """Inputs of `probes.calls`; each `arguments[i](rng)` draws those of a call: arrays, numbers."""
 
     def draw(rng):
-        listed = [[np.asarray(x).tolist() for x in arguments(rng)] for _ in range(times)]
+        listed = [[np.asarray(x).tolist() for x in one(rng)] for one in arguments]
         inputs = {"calls": listed, "outputs": list(outputs)}
         return inputs | {"settings": settings, "dtype": dtype, "watch": watch}
 
