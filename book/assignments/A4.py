@@ -7,6 +7,8 @@ the distance. With the falling rate there is no floor (3.3e-5): Muon needs a sch
 zero, and a constant rate says little about it.
 """
 
+import numpy as np
+
 from optcore.course.draws import calls, steps
 from optcore.course.model import Assignment, Case, Question, Wrong
 
@@ -23,14 +25,26 @@ def gaussian(*shape, size=1.0):
     return arguments
 
 
-def of_rank(rank, *shape):
-    """What draws a matrix of at most this rank, with whole entries, which no rounding changes."""
+def spread(*shape, size=1.0):
+    """What draws a matrix with singular values from 3 down to 0.4: above one, and below."""
 
     def arguments(rng):
-        left = rng.integers(-3, 4, size=(shape[0], rank))
-        right = rng.integers(1, 4, size=(rank, shape[1]))
-        left[0], right[:, 0] = 1, 1  # it is not zero
-        return ((left @ right).astype(float),)
+        U, _, Vh = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+        return (size * U * np.geomspace(3, 0.4, min(shape)) @ Vh,)
+
+    return arguments
+
+
+def of_rank(rank, *shape):
+    """What draws a matrix of rank one or two, whose entries no rounding changes."""
+
+    def arguments(rng):
+        G = np.full(shape, 3.0)
+        if rank == 2:
+            G[:2, :2] += [[0.25, -0.25], [-0.25, 0.25]]  # a singular value of ½
+        rows, columns = (rng.permutation(n) for n in shape)
+        signs = rng.choice((-1, 1), shape[0])[:, None] * rng.choice((-1, 1), shape[1])
+        return (signs * G[rows][:, columns],)
 
     return arguments
 
@@ -58,7 +72,7 @@ Q1 = Question(
         Case("five steps, wide", 4, calls(2 * [gaussian(*WIDE)], "X", steps=5, **QUINTIC), True),
         Case("five steps, tall", 4, calls(2 * [gaussian(*TALL)], "X", steps=5, **QUINTIC), True),
         Case("G stays as it was", 1, calls(BOTH, "X", watch=True, steps=2, **QUINTIC), True),
-        Case("ten steps of the cubic", 3, calls(BOTH, "X", steps=10, **CUBIC), True),
+        Case("three steps of the cubic", 3, calls(BOTH, "X", steps=3, **CUBIC), True),
         Case(
             "a small G",
             3,
@@ -108,19 +122,19 @@ Q2 = Question(
     "polar",
     "calls",
     cases=(
-        Case("wide", 3, calls(2 * [gaussian(*WIDE)], "O"), visible=True),
-        Case("tall", 3, calls(2 * [gaussian(*TALL)], "O"), visible=True),
+        Case("wide", 3, calls(2 * [spread(*WIDE)], "O"), visible=True),
+        Case("tall", 3, calls(2 * [spread(*TALL)], "O"), visible=True),
         Case("rank two", 4, calls([of_rank(2, 3, 4), of_rank(2, 3, 3)], "O"), visible=True),
-        Case("G stays as it was", 1, calls(BOTH, "O", watch=True), visible=True),
+        Case("G stays as it was", 1, calls([spread(*WIDE)], "O", watch=True), visible=True),
         Case(
             "a very small G, and a large one",
             2,
-            calls([gaussian(*WIDE, size=1e-9), gaussian(*TALL, size=1e9)], "O"),
+            calls([spread(*WIDE, size=1e-9), spread(*TALL, size=1e9)], "O"),
         ),
         Case(
             "float32, and rank one",
             2,
-            calls([gaussian(*WIDE), of_rank(1, 5, 3)], "O", dtype="float32"),
+            calls([spread(*WIDE), of_rank(1, 5, 3)], "O", dtype="float32"),
         ),
     ),
     wrong=(
