@@ -61,7 +61,7 @@ def walk(shape, count=3):
 
 UPHILL = "The step goes uphill: its sign is wrong."
 IN_PLACE = "G is changed in place, and it belongs to the caller."
-BOTH = [gaussian(*WIDE), gaussian(*TALL)]
+BOTH = [spread(*WIDE), spread(*TALL)]
 
 Q1 = Question(
     "q1",
@@ -125,7 +125,7 @@ Q2 = Question(
         Case("wide", 3, calls(2 * [spread(*WIDE)], "O"), visible=True),
         Case("tall", 3, calls(2 * [spread(*TALL)], "O"), visible=True),
         Case("rank two", 4, calls([of_rank(2, 3, 4), of_rank(2, 3, 3)], "O"), visible=True),
-        Case("G stays as it was", 1, calls([spread(*WIDE)], "O", watch=True), visible=True),
+        Case("G stays as it was", 1, calls(BOTH, "O", watch=True), visible=True),
         Case(
             "a very small G, and a large one",
             2,
@@ -194,11 +194,9 @@ Q3 = Question(
         Case("largest entry", 3, step_in("max"), visible=True),
         Case("spectral norm", 3, step_in("spectral"), visible=True),
         Case("G stays as it was", 1, step_in("frobenius", watch=True), visible=True),
-        Case(
-            "Frobenius norm, small gradients", 2, step_in("frobenius", gaussian(*WIDE, size=1e-3))
-        ),
+        Case("Frobenius norm, small gradients", 2, step_in("frobenius", spread(*WIDE, size=1e-3))),
         Case("largest entry, float32", 1, step_in("max", dtype="float32")),
-        Case("spectral norm, small gradients", 2, step_in("spectral", gaussian(*TALL, size=1e-3))),
+        Case("spectral norm, small gradients", 2, step_in("spectral", spread(*TALL, size=1e-3))),
     ),
     wrong=(
         Wrong(UPHILL, "return -lr", "return lr"),
