@@ -227,6 +227,12 @@ def test_calls_with_one_output_and_with_several():
         assert attempt("calls", lambda x, n, b, y=returned: y, inputs, "cpu") == {"error": text}
 
 
+def test_whole_numbers_stay_whole():
+    inputs = {"calls": [[[0.5, 1.5], [1, 0]]], "outputs": ["a"], "settings": {}, "watch": False}
+    inputs["dtype"] = "float32"
+    assert attempt("calls", lambda x, i: x[i], inputs, "cpu")["rows"] == {"call 1, a": [1.5, 0.5]}
+
+
 def test_calls_that_change_an_argument():
     inputs = {"calls": [[[1.0], [2.0]]], "outputs": ["a"], "settings": {}, "dtype": "float64"}
     found = attempt("calls", lambda x, y: x + y.neg_(), inputs | {"watch": True}, "cpu")["rows"]
@@ -324,6 +330,9 @@ MUTANTS = {
     ("course/probes.py", "def calls("): [
         ('if inputs["watch"] and', "if"),
         ("len(returned) != len(names)", "False"),
+    ],
+    ("course/probes.py", "def _argument("): [
+        ("torch.int64 if whole else", ""),
     ],
     ("course/probes.py", "def described("): [
         ("own[-1]", "own[0]"),

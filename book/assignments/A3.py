@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from optcore.course.draws import calls, steps
 from optcore.course.model import Assignment, Case, Question, Wrong
 
 # Sizes of the gradients by step, so that v_t rises, falls twice, and rises above all before; and by
@@ -10,21 +11,15 @@ BURST = np.array([1.0, 8.0, 0.3, 0.5, 20.0]).reshape(-1, 1)
 VERY_DIFFERENT = np.array([1e-4, 0.0, 1e4])
 
 
-def walk(shape=(3,), sizes=BURST, dtype="float64", watch=False, **settings):
+def walk(shape=(3,), sizes=BURST):
     """What draws w and five gradients for a rule; none is near zero that should not be."""
 
-    def draw(rng):
+    def arrays(rng):
         w, shapes = rng.standard_normal(shape), (len(BURST), *shape)
         z = rng.uniform(0.8, 1.2, shapes) * rng.choice((-1, 1), shapes)
-        return {
-            "w": w.tolist(),
-            "gradients": (z * sizes).tolist(),
-            "settings": settings,
-            "dtype": dtype,
-            "watch": watch,
-        }
+        return w, z * sizes
 
-    return draw
+    return arrays
 
 
 def rule_cases(points, **decay):
@@ -38,11 +33,11 @@ def rule_cases(points, **decay):
         "gradients of very different sizes, and none",
     )
     draws = (
-        walk(lr=0.1, **decay),
-        walk(**other, **decay),
-        walk(lr=0.1, watch=True, **decay),
-        walk((2, 3), BURST[:, None], dtype="float32", **other, **decay),
-        walk(sizes=VERY_DIFFERENT, lr=0.1, **decay),
+        steps(walk(), lr=0.1, **decay),
+        steps(walk(), **other, **decay),
+        steps(walk(), lr=0.1, watch=True, **decay),
+        steps(walk((2, 3), BURST[:, None]), dtype="float32", **other, **decay),
+        steps(walk(sizes=VERY_DIFFERENT), lr=0.1, **decay),
     )
     return tuple(
         Case(name, worth, draw, visible=i < 3)
@@ -50,26 +45,20 @@ def rule_cases(points, **decay):
     )
 
 
-def averages(shape=(3,), dtype="float64", watch=False, **settings):
-    """What draws averages and gradients at several steps for q1."""
+def averages(shape=(3,)):
+    """What draws averages and gradients of three steps for q1."""
 
-    def draw(rng):
-        calls = []
-        for t in (1, 2, 40):
+    def of_step(t):
+        def arguments(rng):
             m, v, z = rng.standard_normal((3, *shape))
-            calls.append([m.tolist(), (v**2).tolist(), z.tolist(), t])
-        outputs = ["m_t", "v_t", "m_hat_t", "v_hat_t"]
-        return {
-            "calls": calls,
-            "outputs": outputs,
-            "settings": settings,
-            "dtype": dtype,
-            "watch": watch,
-        }
+            return m, v**2, z, t
 
-    return draw
+        return arguments
+
+    return [of_step(t) for t in (1, 2, 40)]
 
 
+AVERAGES = "m_t", "v_t", "m_hat_t", "v_hat_t"
 USUAL, OTHER = {"beta1": 0.9, "beta2": 0.999}, {"beta1": 0.7, "beta2": 0.95}
 M = "m = beta1 * m + (1 - beta1) * z"
 HATS = "m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)"
@@ -111,10 +100,17 @@ Q1 = Question(
     "moments",
     "calls",
     cases=(
-        Case("the usual β₁ and β₂", 6, averages(**USUAL), visible=True),
-        Case("m, v and z stay as they were", 2, averages(watch=True, **USUAL), visible=True),
-        Case("other β₁ and β₂", 4, averages(**OTHER)),
-        Case("a matrix in float32", 3, averages((2, 3), dtype="float32", **OTHER)),
+        Case("the usual β₁ and β₂", 6, calls(averages(), *AVERAGES, **USUAL), visible=True),
+        Case(
+            "m, v and z stay as they were",
+            2,
+            calls(averages(), *AVERAGES, watch=True, **USUAL),
+            visible=True,
+        ),
+        Case("other β₁ and β₂", 4, calls(averages(), *AVERAGES, **OTHER)),
+        Case(
+            "a matrix in float32", 3, calls(averages((2, 3)), *AVERAGES, dtype="float32", **OTHER)
+        ),
     ),
     wrong=(
         SUM,

@@ -2,8 +2,8 @@
 
 A probe runs in three places: in the student's notebook, in the sandbox, and on the reference
 solution. It returns `{label: [number, …]}` in the order of measurement, so that whoever compares
-can name the first label at which two answers part. Inputs are JSON: a list becomes a tensor of
-`inputs["dtype"]`, and a number stays a number.
+can name the first label at which two answers part. Inputs are JSON: a list becomes a tensor, of
+int64 if its numbers are whole (labels, indices), else of `inputs["dtype"]`; a number stays one.
 
 The sandbox loads this file by itself: importing all of `optcore` takes seconds.
 """
@@ -84,7 +84,8 @@ def described(error):
 def _argument(value, inputs, device):
     if not isinstance(value, list):
         return value
-    dtype = getattr(torch, inputs["dtype"])
+    whole = not torch.tensor(value).is_floating_point()
+    dtype = torch.int64 if whole else getattr(torch, inputs["dtype"])
     return torch.tensor(value, dtype=dtype, device=device)
 
 

@@ -1,0 +1,161 @@
+"""The assignments of the book: fit to be released, up to date, and in agreement with optcore."""
+
+import json
+
+import nbformat
+import pytest
+import torch
+
+from optcore.course import checks, model
+from optcore.course.compare import verdicts
+from optcore.course.model import load
+from optcore.course.probes import attempt
+from optcore.course.release import released, verify
+from optcore.problems import LogisticRegression
+from optcore.rules import (
+    adam,
+    adamw,
+    amsgrad,
+    heavy_ball_average,
+    muon,
+    nesterov,
+    nesterov_one_line,
+    orthogonalize,
+)
+from optcore.rules.muon import scale
+
+
+@pytest.fixture(params=sorted(path.stem for path in model.FOLDER.glob("*.py")))
+def assignment(request):
+    return load(request.param)
+
+
+def test_each_assignment_can_be_released(assignment):
+    verify(assignment)
+
+
+def test_each_assignments_visible_numbers_are_up_to_date(assignment):
+    """The committed numbers are those of now, but for what another processor rounds otherwise."""
+    committed = json.loads((checks.RELEASED / f"{assignment.id}.json").read_text(encoding="utf-8"))
+
+    def compare(old, new, where=""):
+        assert type(old) is type(new), where
+        if isinstance(old, dict):
+            assert [*old] == [*new], where
+            for key in old:
+                compare(old[key], new[key], f"{where} {key}")
+        elif isinstance(old, list):
+            assert len(old) == len(new), where
+            for a, b in zip(old, new, strict=True):
+                compare(a, b, where)
+        elif isinstance(old, float):
+            assert old == pytest.approx(new, rel=1e-4, abs=1e-9, nan_ok=True), where
+        else:
+            assert old == new, where
+
+    compare(committed, json.loads(released(assignment)))
+
+
+def test_the_page_of_an_assignment_holds_no_solution(assignment):
+    """`make notebooks` makes it; `tools/notebooks.py --check` finds whether it is up to date."""
+    path = model.FOLDER / f"{assignment.id}.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    assert [c.source for c in cells if c.cell_type == "code"] == assignment.sources(solved=False)
+    assert "SOLUTION" not in path.read_text(encoding="utf-8")
+    assert any("is not answered yet" in str(cell.get("outputs")) for cell in cells)
+
+
+def gradient(W, x, y, batch, *, l2):
+    # The book's model has a bias of its own and takes the number of classes from the labels.
+    no_bias, every = x.new_zeros(len(W.T), x.shape[1]), torch.arange(len(W.T))
+    problem = LogisticRegression(torch.cat([x, no_bias]), torch.cat([y, every]), l2=l2)
+    w = torch.cat([W, W.new_zeros(1, W.shape[1])]).flatten()
+    return problem.gradient(w, batch).view(-1, W.shape[1])[:-1]
+
+
+def expected_gap(w, curvatures, *, lr, sigma, size, steps):
+    settled = lr * sigma**2 / (2 * size * (2 - lr * curvatures))  # (2.9), direction by direction
+    left = (1 - lr * curvatures) ** (2 * steps)
+    return left * curvatures * w**2 / 2 + (1 - left) * settled
+
+
+def torch_sgd(w, z, state=None, *, lr, **settings):
+    w = w.clone()
+    optimizer = torch.optim.SGD([w], lr=lr, **settings)
+    if state is not None:
+        optimizer.state[w]["momentum_buffer"] = state.clone()
+    w.grad = z
+    optimizer.step()
+    return w, optimizer.state[w].get("momentum_buffer")
+
+
+def look_ahead(theta, A, optimum, *, lr, beta, steps):
+    w, state = theta, None
+    for _ in range(steps):
+        w, state = nesterov(w, A @ (w - optimum), state, lr=lr, beta=beta)
+    return state.w, w
+
+
+def heavy_ball(w, z, state=None, *, lr, beta):
+    return heavy_ball_average(w, z, state, lr=lr / (1 - beta), beta=beta)
+
+
+def newton_schulz(G, *, steps, a, b, c):
+    return orthogonalize(G, coefficients=(a, b, c), steps=steps)
+
+
+def scaled(direction, *, adjust):
+    return scale(direction.flatten(1).shape, adjust) * direction
+
+
+def by_muon(W, z, state=None, *, lr, beta, decay, **options):
+    return muon(W, z, state, lr=lr, momentum=beta, weight_decay=decay, **options)
+
+
+def by_svd(W, z, state=None, **settings):
+    return by_muon(W, z, state, method="svd", average=True, **settings)
+
+
+COUNTERPARTS = {
+    ("A1", "q2"): gradient,
+    ("A1", "q5"): expected_gap,
+    ("A2", "q1"): heavy_ball,
+    ("A2", "q2"): torch_sgd,
+    ("A2", "q3"): nesterov_one_line,
+    ("A2", "q4"): look_ahead,
+    ("A2", "q6"): nesterov,
+    ("A3", "q2"): adam,
+    ("A3", "q3"): amsgrad,
+    ("A3", "q4"): adamw,
+    ("A3", "q5"): adam,
+    ("A4", "q1"): newton_schulz,
+    ("A4", "q2"): lambda G: orthogonalize(G, "svd"),
+    ("A4", "q4"): scaled,
+    ("A4", "q5"): by_muon,
+    ("A4", "q6"): by_svd,
+}
+
+
+@pytest.mark.parametrize(("id", "number"), COUNTERPARTS)
+def test_the_solution_is_the_books(id, number):
+    """What computes the same in another way gets all points, whatever inputs are drawn."""
+    assignment = load(id)
+    (question,) = (q for q in assignment.questions if q.id == number)
+    sources, answer = assignment.sources(solved=True), COUNTERPARTS[id, number]
+    for seed in "abcde":
+        references = [result["rows"] for result in question.measure(sources, seed)]
+        results = [attempt(question.probe, answer, x, "cpu") for x in question.inputs(seed)]
+        assert not any(verdicts(results, references, question.rtol / 10))
+
+
+# Deliberate mistakes that these tests must catch: tests/mutants.py.
+MUTANTS = {
+    ("course/draws.py", "def steps("): [
+        ("gradients.tolist()", "[w.tolist()]"),
+        ('"settings": settings', '"settings": {}'),
+    ],
+    ("course/draws.py", "def calls("): [
+        ("in arguments]", "in arguments[:1]]"),
+        ('"watch": watch', '"watch": False'),
+    ],
+}
