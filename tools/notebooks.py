@@ -16,7 +16,6 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError  # noqa: F401  `release` catches it
 from nbformat import NotebookNode
 
 from optcore.course.model import without_solutions

@@ -39,13 +39,15 @@ def release(assignment: Assignment, folder: Path) -> Path:
     if not target.exists() or target.read_text(encoding="utf-8") != text:
         target.write_text(text, encoding="utf-8")
         raise NotReleased(f"{target} is new: commit it, then release {assignment.id} again.")
+    from nbclient.exceptions import CellExecutionError  # with the tools, not of the package
+
     notebooks, publish = book_tools()
     solved = assignment.text.read_text(encoding="utf-8")
     try:
         for source in (solved, without_solutions(solved)):
             notebooks.execute(notebooks.from_text(source))
         address, commit = publish.origin()
-    except (notebooks.CellExecutionError, publish.CannotPublish) as error:
+    except (CellExecutionError, publish.CannotPublish) as error:
         raise NotReleased(str(error)) from error
     student = notebooks.from_text(without_solutions(solved))
     site = publish.repository.site_url(ROOT)
