@@ -202,7 +202,7 @@ def test_changes_in_place_are_seen(rule, label):
 def test_calls_with_one_output_and_with_several():
     inputs = {
         "calls": [[[1.0, 2.0], 3], [[4.0], 5]],
-        "outputs": ["a"],
+        "outputs": [["a", 0]],
         "settings": {"b": 1},
         "dtype": "float32",
         "watch": True,
@@ -215,7 +215,7 @@ def test_calls_with_one_output_and_with_several():
             "call 2, argument 1 after it": [4.0],
         }
     }
-    inputs |= {"outputs": ["a", "b"], "watch": False}
+    inputs |= {"outputs": [["a", 0], ["b", 0]], "watch": False}
     assert attempt("calls", lambda x, n, b: (x, -x), inputs, "cpu")["rows"] == {
         "call 1, a": [1.0, 2.0],
         "call 1, b": [-1.0, -2.0],
@@ -228,13 +228,13 @@ def test_calls_with_one_output_and_with_several():
 
 
 def test_whole_numbers_stay_whole():
-    inputs = {"calls": [[[0.5, 1.5], [1, 0]]], "outputs": ["a"], "settings": {}, "watch": False}
+    inputs = {"calls": [[[0.5, 1.5], [1, 0]]], "outputs": [["a", 0]], "settings": {}, "watch": False}
     inputs["dtype"] = "float32"
     assert attempt("calls", lambda x, i: x[i], inputs, "cpu")["rows"] == {"call 1, a": [1.5, 0.5]}
 
 
 def test_calls_that_change_an_argument():
-    inputs = {"calls": [[[1.0], [2.0]]], "outputs": ["a"], "settings": {}, "dtype": "float64"}
+    inputs = {"calls": [[[1.0], [2.0]]], "outputs": [["a", 0]], "settings": {}, "dtype": "float64"}
     found = attempt("calls", lambda x, y: x + y.neg_(), inputs | {"watch": True}, "cpu")["rows"]
     assert found["call 1, argument 1 after it"] == [1.0]
     assert found["call 1, argument 2 after it"] == [-2.0]

@@ -17,6 +17,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from optcore.course.probes import judged
+
 OPTCORE = Path(__file__).resolve().parents[1]
 WORKER = "optcore/course/worker.py"
 DISK = 64 << 20  # bytes
@@ -80,7 +82,11 @@ def run_jobs(folder: Path, jobs: list[dict], forbids=(), *, unsafe=False) -> lis
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) != len(jobs):
         raise NoSandbox(f"The worker ended early: {done.stderr.strip()[-2000:]}")
-    return [json.loads(line) for line in lines]
+    found = zip(jobs, map(json.loads, lines), strict=True)
+    return [
+        [judged(job["probe"], *pair) for pair in zip(results, job["cases"], strict=True)]
+        for job, results in found
+    ]
 
 
 def _bubblewrap(folder: Path, forbids) -> list[str]:

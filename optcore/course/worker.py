@@ -173,7 +173,7 @@ def answer(job, writing):
             write(writing, {"error": found[:300]})
         return
     for case in job["cases"]:
-        write(writing, probes.attempt(job["probe"], function, case, "cpu"))
+        write(writing, probes.tried(job["probe"], function, case, "cpu"))
 
 
 def write(writing, result):
