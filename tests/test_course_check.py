@@ -3,14 +3,17 @@
 import json
 import math
 import re
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from optcore.course import begin, cells, check, checks
 from optcore.course.compare import first_difference, fits, verdicts
+from optcore.course.draws import oracle
 from optcore.course.model import load
-from optcore.course.probes import attempt
+from optcore.course.probes import attempt, judged
 
 A3 = load("A3")
 SOLUTION, STUB = (A3.sources(solved=solved) for solved in (True, False))
@@ -228,9 +231,100 @@ def test_calls_with_one_output_and_with_several():
 
 
 def test_whole_numbers_stay_whole():
-    inputs = {"calls": [[[0.5, 1.5], [1, 0]]], "outputs": [["a", 0]], "settings": {}, "watch": False}
+    inputs = {
+        "calls": [[[0.5, 1.5], [1, 0]]],
+        "outputs": [["a", 0]],
+        "settings": {},
+        "watch": False,
+    }
     inputs["dtype"] = "float32"
     assert attempt("calls", lambda x, i: x[i], inputs, "cpu")["rows"] == {"call 1, a": [1.5, 0.5]}
+
+
+def test_outputs_of_other_forms():
+    inputs = {"calls": [[[0.5, 1.5], [2, 1, 0]]], "settings": {}, "dtype": "float32"}
+    inputs |= {"outputs": [["i", 1], ["loss", []], ["n", None]], "watch": False}
+    right = lambda x, i: (i.flip(0), x.sum(), len(i))  # noqa: E731
+    assert attempt("calls", right, inputs, "cpu")["rows"] == {
+        "call 1, i": [0.0, 1.0, 2.0],
+        "call 1, loss": [2.0],
+        "call 1, n": [3.0],
+    }
+    for wrong, text in {
+        "i.float(), x.sum(), 3": "i must have the dtype torch.int64, and has torch.float32",
+        "i, x, 3": "loss must have the shape (), and has (2,)",
+        "i, x.sum(), True": "n must be an int or a float, and is a bool",
+        "i, x.sum(), x.sum()": "n must be an int or a float, and is a Tensor",
+        "i, x.sum()": "It must return the tuple (i, loss, n), and returned a tuple of 2",
+    }.items():
+        function = eval(f"lambda x, i: ({wrong})")
+        assert attempt("calls", function, inputs, "cpu") == {"error": text}
+
+
+PROBLEM = oracle(
+    lambda rng: (
+        (rng.standard_normal((9, 2)), rng.integers(3, size=9)),
+        rng.standard_normal((2, 3)),
+    ),
+    "W",
+    budget=12,
+    l2=0.1,
+    limit=0.2,
+    lr=0.5,
+)(np.random.default_rng(0))
+
+
+def descend(W, gradient, *, lr, batches=((0, 1, 2), range(9))):
+    for batch in batches:
+        W = W - lr * gradient(W, torch.tensor(batch))
+    return W
+
+
+def test_an_oracle_counts_what_it_is_asked_for():
+    found = attempt("oracle", descend, PROBLEM, "cpu")["rows"]
+    assert found["evaluations that it asked for"] == [12.0]
+    x, W = (torch.tensor(v, dtype=torch.float64) for v in (PROBLEM["x"], PROBLEM["arguments"][0]))
+    y = torch.tensor(PROBLEM["y"])
+    for rows in (slice(0, 3), slice(0, 9)):
+        V = W.clone().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(x[rows] @ V, y[rows]) + 0.05 * (V**2).sum()
+        loss.backward()
+        W = W - 0.5 * V.grad
+    assert found["W"] == pytest.approx(W.flatten().tolist(), abs=1e-12)
+
+    def in_place(W, gradient, *, lr):
+        return descend(W.mul_(2), gradient, lr=lr) if lr else W
+
+    twice = attempt("oracle", in_place, PROBLEM, "cpu")["rows"]["W"]
+    doubled = [[[2 * w for w in row] for row in PROBLEM["arguments"][0]]]
+    assert twice == attempt("oracle", descend, PROBLEM | {"arguments": doubled}, "cpu")["rows"]["W"]
+
+
+def test_an_oracle_keeps_to_its_budget():
+    greedy = partial(descend, batches=((0, 1, 2), range(9), (0,)))
+    text = "It asks for more than its budget of 12 evaluations"
+    assert attempt("oracle", greedy, PROBLEM, "cpu") == {"error": text}
+    assert "rows" in attempt("oracle", greedy, PROBLEM | {"budget": 13}, "cpu")
+
+
+def test_what_is_flat_enough_is_right_however_it_was_found():
+    def flat(W, gradient, *, lr, steps):
+        for _ in range(steps):
+            W = W - lr * gradient(W, torch.arange(9))
+        return W
+
+    inputs, label = PROBLEM | {"budget": 10**6}, "‖∇F(W)‖, or 0.2 where it is less"
+    for steps in (50, 500):
+        assert attempt("slope", partial(flat, steps=steps), inputs, "cpu") == {
+            "rows": {label: [0.2]}
+        }
+    (steep,) = attempt("slope", partial(flat, steps=0), inputs, "cpu")["rows"][label]
+    assert steep > 0.2
+    (nan,) = judged("slope", {"rows": {"W": [math.nan] * 6}}, inputs)["rows"][label]
+    assert math.isnan(nan)
+    for rows in ({}, {"W": [1.0] * 5}, {"W": ["a"] * 6}, {"W": [None] * 6}):
+        found = judged("slope", {"rows": rows}, inputs)
+        assert found == {"error": "What came back from its process is no result"}
 
 
 def test_calls_that_change_an_argument():
@@ -287,7 +381,8 @@ def test_a_mistake_fits_only_if_it_fits_everywhere():
 # Deliberate mistakes that these tests must catch: tests/mutants.py.
 MUTANTS = {
     ("course/checks.py", "def begin("): [
-        ('question["points"] for', "1 for"),
+        ('question["points"])', "1)"),
+        ('_opened["to_read"].items()', "()"),
     ],
     ("course/checks.py", "def check("): [
         ("if not callable(answer)", "if False"),
@@ -329,7 +424,29 @@ MUTANTS = {
     ],
     ("course/probes.py", "def calls("): [
         ('if inputs["watch"] and', "if"),
-        ("len(returned) != len(names)", "False"),
+    ],
+    ("course/probes.py", "def oracle("): [
+        ("asked > budget", "asked >= budget"),
+        ("asked += len(batch)", "asked += 1"),
+        ("x[batch], y[batch]", "x, y"),
+        ("arguments[0].clone()", "arguments[0]"),
+        ("[float(asked)]", "[0.0]"),
+    ],
+    ("course/probes.py", "def logistic_gradient("): [
+        (" / len(x)", ""),
+        (" + l2 * W", ""),
+        ("softmax(-1)", "sigmoid()"),
+    ],
+    ("course/probes.py", "def judge_slope("): [("slope <= limit", "not slope > limit")],
+    ("course/probes.py", "def judged("): [
+        ("JUDGES[probe](", "(lambda rows, inputs: rows)("),
+        ("KeyError, ", ""),
+        ("RuntimeError", "OSError"),
+    ],
+    ("course/probes.py", "def _outputs("): [
+        ("len(returned) != len(outputs)", "False"),
+        ("type(output) not in (int, float)", "False"),
+        ("arguments[form] if isinstance(form, int)", "arguments[0] if isinstance(form, int)"),
     ],
     ("course/probes.py", "def _argument("): [
         ("torch.int64 if whole else", ""),

@@ -46,7 +46,7 @@ def from_text(text: str) -> NotebookNode:
 
 
 def execute(notebook: NotebookNode) -> None:
-    """Run the notebook in place, in the folder of the book, and keep its text only."""
+    """Run the notebook in place, in the folder of the book."""
     client = NotebookClient(
         notebook,
         kernel_name="python3",
@@ -58,6 +58,10 @@ def execute(notebook: NotebookNode) -> None:
     )
     client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)  # the kernel adds its version
+
+
+def keep_text(notebook: NotebookNode) -> None:
+    """Drop what a run leaves behind but text."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "data" in output:
@@ -95,6 +99,7 @@ def main(arguments: list[str]) -> int:
             continue
         print(f"executing {path.name}", flush=True)
         execute(notebook)
+        keep_text(notebook)
         nbformat.write(notebook, path)
     for path in drifted:
         print(f"{path.name} is not what its text makes it: run `make notebooks`, or remove it.")

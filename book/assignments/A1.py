@@ -1,18 +1,9 @@
-"""A1: how its questions are graded. For instructors: this file holds hidden cases and mistakes.
-
-q6 is read by a person. A full answer says that the floor goes like η/B: (a) raises it a little more
-than fourfold, from 0.039 to 0.177, (b) lowers it to a quarter, 0.010, and (c) leaves it nearly as
-it is, 0.044, since four times the step meets a quarter of the variance. In steps, (a) and (c) fall
-four times as fast as the first run, and (b) no faster. In evaluations the first run and (c) are
-nearly one curve, (a) is the fastest at first and (b) the slowest. So (c) reaches nearly the same
-gap in a quarter of the steps, which saves time if the machine's batch is free; (b) is for a smaller
-gap at the end; (a) for neither.
-"""
+"""A1: how its questions are graded. For instructors: this file holds hidden cases and mistakes."""
 
 import numpy as np
 
 from optcore.course.draws import calls, steps
-from optcore.course.model import Assignment, Case, Question, Wrong
+from optcore.course.model import Assignment, Case, Question, Reading, Wrong
 
 SEARCH = {"q": 0.7, "a": 2.0, "p": 1.0}
 OTHER_SEARCH = {"q": 0.2, "a": 0.8, "p": 0.6}
@@ -86,8 +77,8 @@ Q1 = Question(
     "trial",
     "steps",
     cases=(
-        Case("six trials with steps 2/t", 5, steps(guesses(), **SEARCH), visible=True),
-        Case("another level, another exponent", 4, steps(guesses(), **OTHER_SEARCH), visible=True),
+        Case("six trials with steps 2/t", 4, steps(guesses(), **SEARCH), visible=True),
+        Case("another level, another exponent", 3, steps(guesses(), **OTHER_SEARCH), visible=True),
         Case(
             "w, X and the state stay as they were",
             2,
@@ -131,11 +122,11 @@ Q2 = Question(
     "calls",
     cases=(
         Case(
-            "five draws, one example twice", 8, calls(2 * [labelled()], "z", l2=0.1), visible=True
+            "five draws, one example twice", 7, calls(2 * [labelled()], "z", l2=0.1), visible=True
         ),
         Case(
             "each example once, without decay",
-            5,
+            4,
             calls(2 * [labelled(whole=True)], "z", l2=0.0),
             visible=True,
         ),
@@ -214,8 +205,8 @@ Q3 = Question(
     "epoch",
     "calls",
     cases=(
-        Case("one batch", 3, calls(2 * [regression(4)], "w", lr=0.1, size=4), visible=True),
-        Case("two batches", 4, calls(2 * [regression(8)], "w", lr=0.1, size=4), visible=True),
+        Case("one batch", 2, calls(2 * [regression(4)], "w", lr=0.1, size=4), visible=True),
+        Case("two batches", 3, calls(2 * [regression(8)], "w", lr=0.1, size=4), visible=True),
         Case(
             "four batches, the last one smaller",
             4,
@@ -283,8 +274,8 @@ Q4 = Question(
     "averaged",
     "calls",
     cases=(
-        Case("one step", 3, calls(2 * [noisy_bowl(1)], "w", "mean", **WEIGHTED), visible=True),
-        Case("five steps", 5, calls(2 * [noisy_bowl(5)], "w", "mean", **WEIGHTED), visible=True),
+        Case("one step", 2, calls(2 * [noisy_bowl(1)], "w", "mean", **WEIGHTED), visible=True),
+        Case("five steps", 4, calls(2 * [noisy_bowl(5)], "w", "mean", **WEIGHTED), visible=True),
         Case(
             "the arguments stay as they were",
             2,
@@ -343,8 +334,8 @@ Q5 = Question(
     "expected_gap",
     "calls",
     cases=(
-        Case("one step", 4, calls(2 * [directions], "gap", steps=1, **GAP), visible=True),
-        Case("five steps", 5, calls(2 * [directions], "gap", steps=5, **GAP), visible=True),
+        Case("one step", 3, calls(2 * [directions], "gap", steps=1, **GAP), visible=True),
+        Case("five steps", 4, calls(2 * [directions], "gap", steps=5, **GAP), visible=True),
         Case(
             "w and λ stay as they were",
             1,
@@ -402,6 +393,18 @@ Q5 = Question(
     ),
 )
 
+READING = Reading(
+    "q6",
+    "The floor goes like η/B: (a) raises it a little more than fourfold, from 0.039 to "
+    "0.177, (b) lowers it to a quarter, 0.010, and (c) leaves it nearly as it is, 0.044, "
+    "since four times the step meets a quarter of the variance. In steps, (a) and (c) "
+    "fall four times as fast as the first run, and (b) no faster. In evaluations the "
+    "first run and (c) are nearly one curve, (a) is the fastest at first and (b) the "
+    "slowest. So (c) reaches nearly the same gap in a quarter of the steps, which saves "
+    "time if the machine's batch is free; (b) is for a smaller gap at the end; (a) for "
+    "neither.",
+)
+
 ASSIGNMENT = Assignment(
     "A1",
     "Stochastic gradients",
@@ -414,4 +417,5 @@ ASSIGNMENT = Assignment(
         "optcore.problems",
         "optax",
     ),
+    readings=(READING,),
 )

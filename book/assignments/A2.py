@@ -1,16 +1,9 @@
-"""A2: how its questions are graded. For instructors: this file holds hidden cases and mistakes.
-
-q7 is read by a person. A full answer has 691 steps (predicted 691) for gradient descent, 154 (131)
-for Nesterov's method, 93 (69) for the heavy ball and 2861 (2749) for β = 0.99. The heavy ball is
-the farthest off, because at the best parameters its two roots coincide at both ends of the
-spectrum, and the error falls like t qᵗ; Nesterov's coincide at the flat end only. Beyond the best β
-both roots are complex and the factor is √β, whatever the curvature: more momentum is slower.
-"""
+"""A2: how its questions are graded. For instructors: this file holds hidden cases and mistakes."""
 
 import numpy as np
 
 from optcore.course.draws import calls, steps
-from optcore.course.model import Assignment, Case, Question, Wrong
+from optcore.course.model import Assignment, Case, Question, Reading, Wrong
 
 
 def walk(shape=(3,), count=5):
@@ -70,7 +63,7 @@ Q1 = Question(
     "q1",
     "heavy_ball",
     "steps",
-    cases=rule_cases((2, 6, 2, 3, 2)),
+    cases=rule_cases((2, 5, 2, 3, 2)),
     wrong=(
         Wrong("The momentum is missing.", " + beta * (w - w_prev)", ""),
         Wrong("The displacement has the wrong sign.", "(w - w_prev)", "(w_prev - w)"),
@@ -109,10 +102,10 @@ Q2 = Question(
     "torch_sgd",
     "steps",
     cases=(
-        Case("momentum", 4, steps(walk(), lr=0.1, momentum=0.9), visible=True),
+        Case("momentum", 3, steps(walk(), lr=0.1, momentum=0.9), visible=True),
         Case(
             "dampening and weight decay",
-            5,
+            4,
             steps(walk(), lr=0.1, momentum=0.8, dampening=0.3, weight_decay=0.5),
             visible=True,
         ),
@@ -189,7 +182,7 @@ Q3 = Question(
     "q3",
     "nesterov",
     "steps",
-    cases=rule_cases((2, 6, 2, 3, 2)),
+    cases=rule_cases((2, 5, 2, 3, 2)),
     wrong=(
         Wrong(
             "This is the heavy ball: u is not what coasts.",
@@ -223,7 +216,7 @@ Q4 = Question(
     "look_ahead",
     "calls",
     cases=(
-        Case("one step", 3, calls(2 * [bowl], "θ", "w", steps=1, **AHEAD), visible=True),
+        Case("one step", 2, calls(2 * [bowl], "θ", "w", steps=1, **AHEAD), visible=True),
         Case("two steps", 3, calls(2 * [bowl], "θ", "w", steps=2, **AHEAD), visible=True),
         Case("six steps", 4, calls(2 * [bowl], "θ", "w", steps=6, **AHEAD), visible=True),
         Case(
@@ -234,7 +227,7 @@ Q4 = Question(
         ),
         Case(
             "twelve steps, another rate",
-            5,
+            4,
             calls(2 * [bowl], "θ", "w", steps=12, lr=0.05, beta=0.9),
         ),
         Case("float32", 3, calls(2 * [bowl], "θ", "w", steps=5, dtype="float32", lr=0.2, beta=0.3)),
@@ -305,14 +298,14 @@ Q5 = Question(
     "buffers",
     "calls",
     cases=(
-        Case("much momentum", 5, calls(2 * [saved()], *OUT, lr=0.1, beta=0.9), visible=True),
+        Case("much momentum", 4, calls(2 * [saved()], *OUT, lr=0.1, beta=0.9), visible=True),
         Case(
             "the arguments stay as they were",
             2,
             calls(2 * [saved()], *OUT, lr=0.1, beta=0.9, watch=True),
             visible=True,
         ),
-        Case("less momentum, a longer step", 5, calls(2 * [saved()], *OUT, lr=2.0, beta=0.3)),
+        Case("less momentum, a longer step", 4, calls(2 * [saved()], *OUT, lr=2.0, beta=0.3)),
         Case(
             "a matrix in float32",
             3,
@@ -362,7 +355,7 @@ Q6 = Question(
     "q6",
     "mended",
     "steps",
-    cases=rule_cases((3, 5, 2, 3, 2)),
+    cases=rule_cases((2, 4, 2, 3, 2)),
     wrong=(
         Wrong(
             "z₀ is z₁, not 0: the first step has no correction.", REST, "(torch.zeros_like(z), z)"
@@ -391,9 +384,20 @@ Q6 = Question(
     ),
 )
 
+READING = Reading(
+    "q7",
+    "It has 691 steps (predicted 691) for gradient descent, 154 (131) for Nesterov's "
+    "method, 93 (69) for the heavy ball and 2861 (2749) for β = 0.99. The heavy ball is "
+    "the farthest off, because at the best parameters its two roots coincide at both ends "
+    "of the spectrum, and the error falls like t qᵗ; Nesterov's coincide at the flat end "
+    "only. Beyond the best β both roots are complex and the factor is √β, whatever the "
+    "curvature: more momentum is slower.",
+)
+
 ASSIGNMENT = Assignment(
     "A2",
     "Momentum and Nesterov's method",
     (Q1, Q2, Q3, Q4, Q5, Q6),
     forbids=("torch.optim", "optcore.rules", "optcore.optim", "optax"),
+    readings=(READING,),
 )

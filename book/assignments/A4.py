@@ -1,16 +1,9 @@
-"""A4: how its questions are graded. For instructors: this file holds hidden cases and mistakes.
-
-q7 is read by a person. A full answer says that a step has the length η‖O‖, whatever the gradient's,
-so the iterate cannot come closer than about η and circles there. Half the rate has a quarter of the
-loss (means of the last 50 steps: 0.0064 and 0.0016), since a quadratic loss goes with the square of
-the distance. With the falling rate there is no floor (3.3e-5): Muon needs a schedule that goes to
-zero, and a constant rate says little about it.
-"""
+"""A4: how its questions are graded. For instructors: this file holds hidden cases and mistakes."""
 
 import numpy as np
 
 from optcore.course.draws import calls, steps
-from optcore.course.model import Assignment, Case, Question, Wrong
+from optcore.course.model import Assignment, Case, Question, Reading, Wrong
 
 WIDE, TALL, SQUARE = (2, 4), (4, 2), (3, 3)
 QUINTIC, CUBIC = {"a": 3.4445, "b": -4.775, "c": 2.0315}, {"a": 1.5, "b": -0.5, "c": 0.0}
@@ -68,9 +61,9 @@ Q1 = Question(
     "newton_schulz",
     "calls",
     cases=(
-        Case("one step, wide", 3, calls(2 * [gaussian(*WIDE)], "X", steps=1, **QUINTIC), True),
+        Case("one step, wide", 2, calls(2 * [gaussian(*WIDE)], "X", steps=1, **QUINTIC), True),
         Case("five steps, wide", 4, calls(2 * [gaussian(*WIDE)], "X", steps=5, **QUINTIC), True),
-        Case("five steps, tall", 4, calls(2 * [gaussian(*TALL)], "X", steps=5, **QUINTIC), True),
+        Case("five steps, tall", 3, calls(2 * [gaussian(*TALL)], "X", steps=5, **QUINTIC), True),
         Case("G stays as it was", 1, calls(BOTH, "X", watch=True, steps=2, **QUINTIC), True),
         Case("three steps of the cubic", 3, calls(BOTH, "X", steps=3, **CUBIC), True),
         Case(
@@ -122,8 +115,8 @@ Q2 = Question(
     "polar",
     "calls",
     cases=(
-        Case("wide", 3, calls(2 * [spread(*WIDE)], "O"), visible=True),
-        Case("tall", 3, calls(2 * [spread(*TALL)], "O"), visible=True),
+        Case("wide", 2, calls(2 * [spread(*WIDE)], "O"), visible=True),
+        Case("tall", 2, calls(2 * [spread(*TALL)], "O"), visible=True),
         Case("rank two", 4, calls([of_rank(2, 3, 4), of_rank(2, 3, 3)], "O"), visible=True),
         Case("G stays as it was", 1, calls(BOTH, "O", watch=True), visible=True),
         Case(
@@ -190,7 +183,7 @@ Q3 = Question(
     "steepest",
     "calls",
     cases=(
-        Case("Frobenius norm", 3, step_in("frobenius"), visible=True),
+        Case("Frobenius norm", 2, step_in("frobenius"), visible=True),
         Case("largest entry", 3, step_in("max"), visible=True),
         Case("spectral norm", 3, step_in("spectral"), visible=True),
         Case("G stays as it was", 1, step_in("frobenius", watch=True), visible=True),
@@ -267,7 +260,7 @@ Q4 = Question(
     "scaled",
     "calls",
     cases=(
-        Case("original", 3, calls(MATRICES, "s O", adjust="original"), visible=True),
+        Case("original", 2, calls(MATRICES, "s O", adjust="original"), visible=True),
         Case("match_rms_adamw", 3, calls(MATRICES, "s O", adjust="match_rms_adamw"), visible=True),
         Case("rms_to_rms", 3, calls(MATRICES, "s O", adjust="rms_to_rms"), visible=True),
         Case(
@@ -404,7 +397,7 @@ Q5 = Question(
     "q5",
     "muon",
     "steps",
-    cases=rule_cases((5, 6, 2, 2, 2, 3)),
+    cases=rule_cases((4, 5, 2, 2, 2, 3)),
     wrong=(
         *MUON,
         Wrong(
@@ -425,7 +418,7 @@ Q6 = Question(
     "q6",
     "mended",
     "steps",
-    cases=rule_cases((2, 5, 2, 1, 3, 2)),
+    cases=rule_cases((2, 4, 2, 1, 2, 2)),
     wrong=(
         *MUON,
         Wrong(
@@ -436,9 +429,19 @@ Q6 = Question(
     ),
 )
 
+READING = Reading(
+    "q7",
+    "A step has the length η‖O‖, whatever the gradient's, so the iterate cannot come "
+    "closer than about η and circles there. Half the rate has a quarter of the loss "
+    "(means of the last 50 steps: 0.0064 and 0.0016), since a quadratic loss goes with "
+    "the square of the distance. With the falling rate there is no floor (3.3e-5): Muon "
+    "needs a schedule that goes to zero, and a constant rate says little about it.",
+)
+
 ASSIGNMENT = Assignment(
     "A4",
     "Muon",
     (Q1, Q2, Q3, Q4, Q5, Q6),
     forbids=("torch.optim", "optcore.rules", "optcore.optim", "optax"),
+    readings=(READING,),
 )

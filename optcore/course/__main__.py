@@ -1,4 +1,4 @@
-"""Release an assignment, and grade what comes back."""
+"""Release an assignment, look at its solutions, and grade what comes back."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ from optcore.course.model import load
 from optcore.course.nbgrader import export
 from optcore.course.release import NotReleased, release
 from optcore.course.sandbox import NoSandbox
+from optcore.course.solutions import solutions
 
 
 def main(arguments: list[str]) -> int:
@@ -20,6 +21,9 @@ def main(arguments: list[str]) -> int:
     command.add_argument("assignment", help="A3, for instance")
     command.add_argument("--out", type=Path, default=Path("_build/release"), metavar="FOLDER")
     command.add_argument("--nbgrader", action="store_true", help="into a folder of nbgrader's")
+    command = commands.add_parser("solutions", help="write the solved notebook, for instructors")
+    command.add_argument("assignment", help="A3, for instance")
+    command.add_argument("--out", type=Path, default=Path("_build/solutions"), metavar="FOLDER")
     command = commands.add_parser("grade", help="grade a folder of notebooks")
     command.add_argument("assignment", help="A3, for instance")
     command.add_argument("folder", type=Path, help="the submissions")
@@ -35,6 +39,9 @@ def main(arguments: list[str]) -> int:
             write = export if given["nbgrader"] else release
             print(write(load(assignment), out))
             return 0
+        if name == "solutions":
+            print(solutions(load(assignment), out))
+            return 0
         grades = grade(load(assignment), given.pop("folder"), out, **given)
     except (NoSandbox, NotReleased, OSError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -44,6 +51,9 @@ def main(arguments: list[str]) -> int:
         return 130
     problems = [f"{g.submission.name} was not graded: {g.problem}" for g in grades if g.problem]
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    waits = sum(None in grade.points.values() for grade in grades)
+    if waits:
+        print(f"A person has not read all of {waits} notebooks yet: {out / 'reading.csv'}")
     print(out / "index.html")
     return 1 if problems else 0
 

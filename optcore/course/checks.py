@@ -26,10 +26,11 @@ def begin(assignment: str) -> None:
         raise ValueError(f"assignment must be one of {there}, got {assignment!r}.")
     _opened.update(json.loads((RELEASED / f"{assignment}.json").read_text(encoding="utf-8")))
     questions = _opened["questions"]
-    points = sum(question["points"] for question in questions.values())
-    print(f"{assignment} {_opened['title']}: {points:g} points")
-    for id, question in questions.items():
-        print(f"  {id}  {question['answer']}  {question['points']:g}")
+    worth = {id: (question["answer"], question["points"]) for id, question in questions.items()}
+    worth |= {id: ("read by a person", points) for id, points in _opened["to_read"].items()}
+    print(f"{assignment} {_opened['title']}: {sum(p for _, p in worth.values()):g} points")
+    for id, (what, points) in worth.items():
+        print(f"  {id}  {what}  {points:g}")
 
 
 def check(question: str, answer) -> None:

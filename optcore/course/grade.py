@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from optcore.course import pages
+from optcore.course import pages, reading
 from optcore.course.compare import usual_cause, verdicts
 from optcore.course.model import Assignment, Question
 from optcore.course.sandbox import NoSandbox, check_sandbox, run_jobs
@@ -28,6 +28,7 @@ from optcore.course.sandbox import NoSandbox, check_sandbox, run_jobs
 NOTEBOOK = re.compile(r"(?P<stem>.+)\.ipynb( ?\(\d+\)|\.json|\.txt)?", re.IGNORECASE)
 LARGEST = 100 << 20  # bytes of a notebook
 UNANSWERED = "It is not answered."
+READING = "reading.csv"
 
 NBGRADER = ("assignment", "duedate", "timestamp", "student_id", "last_name", "first_name")
 NBGRADER += ("email", "raw_score", "late_submission_penalty", "score", "max_score")
@@ -51,7 +52,8 @@ class Grade:
         submission: the one that counts, if there is any.
         results: what was said of each question; None where nothing was graded.
         late: the fraction of the points that lateness costs.
-        points: those of each question, before that.
+        points: those of each question, before that; None where nobody has read it yet.
+        remarks: what whoever read a question says of it.
         problem: why a submission could not be graded.
     """
 
@@ -59,13 +61,14 @@ class Grade:
     submission: Submission | None
     results: dict[str, dict] | None
     late: float
-    points: dict[str, float]
+    points: dict[str, float | None]
+    remarks: dict[str, str]
     problem: str = ""
 
     @property
     def raw(self) -> float:
         """The points of all questions."""
-        return sum(self.points.values())
+        return sum(filter(None, self.points.values()))
 
     @property
     def penalty(self) -> float:
@@ -92,7 +95,8 @@ def grade(
 
     Of several notebooks of a student the last one that is on time counts; if none is, the last one.
     `out` gets `grades.csv`, `canvas.csv`, `index.html` and `feedback/`. `out/graded/` holds what
-    was said of each notebook, so that an interrupted run goes on where it stopped.
+    was said of each notebook, so that an interrupted run goes on where it stopped. What a person
+    reads is in `out/reading/`; the points go into `out/reading.csv`, and count in the next run.
 
     Args:
         assignment: what was asked.
@@ -107,12 +111,14 @@ def grade(
 
     Raises:
         NoSandbox: there is none.
-        ValueError: an argument is out of range, the folder holds no notebook, or the roster no ids.
+        ValueError: an argument is out of range, the folder holds no notebook, the roster no ids, or
+            `reading.csv` what is no number of points.
     """
     if not 0 <= late <= 100:
         raise ValueError(f"late must be a number of percent from 0 to 100, got {late!r}.")
     if not unsafe:
         check_sandbox()
+    entered = reading.read_table(out / READING, assignment.to_read)
     students = read_roster(roster) if roster else None
     found, left_out = collect(folder, students)
     if not found:
@@ -120,7 +126,7 @@ def grade(
         raise ValueError(f"folder must hold notebooks of students, and {folder} holds none.{why}")
     if students is None:
         students = {id: _student({"id": id}) for id in sorted(found)}
-    grades = []
+    grades, rows = [], []
     for id, student in tqdm(students.items(), desc=assignment.id, unit="student"):
         submission = last(found[id], due) if id in found else None
         results, problem = None, ""
@@ -129,11 +135,20 @@ def grade(
                 results = graded(assignment, folder / submission.name, out / "graded", unsafe)
             except NoSandbox as error:  # this machine's fault, and no reason for 0 points
                 problem = str(error)
-        points = {q.id: q.score(results[q.id]["verdicts"]) for q in assignment.questions if results}
+        points, remarks = {}, {}
+        for question in assignment.questions if results else ():
+            points[question.id] = question.score(results[question.id]["verdicts"])
+        for id in assignment.to_read if results else ():
+            row = _to_read(assignment, id, student, folder / submission.name)
+            points[id], remarks[id] = entered.get(reading.key(row), (None, ""))
+            rows.append(row)
         lost = _lost(submission, due, late) if submission else 0.0
-        grades.append(Grade(student, submission, results, lost, points, problem))
+        grades.append(Grade(student, submission, results, lost, points, remarks, problem))
     _write_tables(assignment, grades, out, due)
-    pages.write(assignment, grades, left_out, out)
+    if assignment.readings:
+        for student, question, _ in reading.write_table(out / READING, rows, entered):
+            left_out[f"{READING}: {student}, {question}"] = "It was said of another notebook."
+    pages.write(assignment, grades, folder, left_out, out)
     return grades
 
 
@@ -215,6 +230,18 @@ def graded(assignment: Assignment, path: Path, store: Path, unsafe: bool) -> dic
     part.write_text(json.dumps(results), encoding="utf-8")
     part.replace(kept)  # at once: what was interrupted leaves no half a file
     return results
+
+
+def _to_read(assignment: Assignment, id: str, student: dict[str, str], path: Path) -> dict:
+    """A row of `reading.csv`; its page is the student's."""
+    return {
+        "student_id": _text(student["id"]).encode(errors="backslashreplace").decode(),
+        "question": id,
+        "most": f"{assignment.to_read[id]:g}",
+        # With a letter first, it is no number to a spreadsheet.
+        "notebook": f"n{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}",
+        "page": pages.reading_page(student["id"]),
+    }
 
 
 def _judged(question: Question, found: list[dict], seed: str, solution, stub) -> dict:

@@ -24,6 +24,7 @@ STUB = "# Your code here."
 SOLUTION = re.compile(
     r"^(?P<indent>[ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION$", re.MULTILINE | re.DOTALL
 )
+RUBRIC = re.compile(r"^\| *(\d+(?:\.\d+)?) *\|(.*)\|$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,19 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A question that a person reads; its section of the text ends with a rubric.
+
+    Args:
+        id: "q6", as in the section's heading.
+        expected: what a full answer says, for whoever reads.
+    """
+
+    id: str
+    expected: str
+
+
+@dataclass(frozen=True)
 class Assignment:
     """An assignment; `forbids` names the modules that an answer must not use."""
 
@@ -129,11 +143,24 @@ class Assignment:
     title: str
     questions: tuple[Question, ...]
     forbids: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
     @property
     def points(self) -> float:
-        """What all questions are worth."""
-        return sum(question.points for question in self.questions)
+        """What all questions are worth, those that a person reads too."""
+        return sum(question.points for question in self.questions) + sum(self.to_read.values())
+
+    @property
+    def to_read(self) -> dict[str, float]:
+        """The points of each question that a person reads: the sum of its rubric."""
+        return {r.id: sum(points for points, _ in self.rubric(r.id)) for r in self.readings}
+
+    def rubric(self, id: str) -> list[tuple[float, str]]:
+        """Points, and for what, from the table at the end of a section; nothing without one."""
+        text = self.text.read_text(encoding="utf-8")
+        section = re.search(rf"^## {id} .*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+        lines = RUBRIC.findall(section[0]) if section else []
+        return [(float(points), words.strip()) for points, words in lines]
 
     @property
     def text(self) -> Path:

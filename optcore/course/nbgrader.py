@@ -1,5 +1,7 @@
 """Export an assignment for nbgrader: its text with solutions, and a cell with points for each case.
 
+A section that a person reads gets a cell with points for what is written there.
+
 nbgrader runs student code with the grader's rights, in the notebook's own process: see *Teaching
 with this book* for what that means. `grade` does neither.
 """
@@ -8,13 +10,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optcore.course.model import STUB, Assignment, Question, short
+from optcore.course.model import RUBRIC, STUB, Assignment, Question, short
 from optcore.course.release import ROOT, book_tools, verify
 
 CONFIG = f"""\
 c = get_config()
 c.ClearSolutions.code_stub = {{"python": "{STUB}"}}  # so that what is not answered yet runs
 """
+WRITTEN = "*Your sentences.*"
+MANUAL = {"cell_type": "markdown", "solution": True, "locked": False}
 HIDDEN = "### BEGIN HIDDEN TESTS\n{}\n### END HIDDEN TESTS"
 
 
@@ -29,11 +33,18 @@ def export(assignment: Assignment, folder: Path) -> Path:
     notebooks, publish = book_tools()
     notebook = notebooks.from_text(assignment.text.read_text(encoding="utf-8"))
     site, solved, cells = publish.repository.site_url(ROOT), assignment.sources(solved=True), []
+    heading, most = "", assignment.to_read
     for number, cell in enumerate(notebook.cells):
         cell.metadata.clear()
         cells.append(cell)
         if cell.cell_type == "markdown":
             cell.source = publish.without_relative_links(cell.source, site, "book/assignments")
+            heading = cell.source.split()[1] if cell.source.startswith("## ") else heading
+            if heading in most and RUBRIC.search(cell.source):
+                read = publish.nbformat.v4.new_markdown_cell(WRITTEN, id=heading)
+                metadata = _metadata(heading, points=most[heading])
+                read.metadata["nbgrader"] = metadata | MANUAL
+                cells.append(read)
         if "### BEGIN SOLUTION" in cell.source:
             cell.metadata["nbgrader"] = _metadata(f"solution-{number}", solution=True)
         for question in assignment.questions:

@@ -1,4 +1,4 @@
-"""The pages of a grading: one a student, and a summary with a histogram.
+"""The pages of a grading: feedback for each student, what a person reads, and a summary.
 
 All that comes from a submission or from a roster is escaped; a page loads nothing.
 """
@@ -11,23 +11,31 @@ from html import escape
 from pathlib import Path
 from statistics import mean, median
 
+from optcore.course.reading import section
+
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; } th, td { padding: .2rem .8rem .2rem 0; text-align: left; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-li { overflow-wrap: anywhere; } .wide { overflow-x: auto; } rect { fill: #3b76af; }
+li { overflow-wrap: anywhere; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+pre.text { font: inherit; } pre.code { border-left: 3px solid; padding-left: 1rem; }
+img { max-width: 100%; background: white; } .wide { overflow-x: auto; } rect { fill: #3b76af; }
 text { fill: currentColor; font-size: 12px; text-anchor: middle; }
 """
 BINS = 10
 
 
-def write(assignment, grades: list, left_out: dict[str, str], out: Path) -> None:
-    """Write index.html and feedback/, of grades as `grade.grade` makes them."""
-    (out / "feedback").mkdir(parents=True, exist_ok=True)
+def write(assignment, grades: list, folder: Path, left_out: dict[str, str], out: Path) -> None:
+    """Write index.html, feedback/ and reading/, of grades as `grade.grade` makes them."""
+    for place in ("feedback", "reading"):
+        (out / place).mkdir(parents=True, exist_ok=True)
     for grade in grades:
         if grade.results:
             _save(out / _feedback(grade), _student_page(assignment, grade))
+        if grade.results and assignment.readings:
+            page = _to_read(assignment, grade, folder / grade.submission.name)
+            _save(out / reading_page(grade.student["id"]), page)
     _save(out / "index.html", _summary(assignment, grades, left_out))
 
 
@@ -37,11 +45,29 @@ def _save(path: Path, text: str) -> None:
 
 
 def _feedback(grade) -> str:
-    """The address of a student's page: no two ids share one, whatever they are made of."""
-    id = grade.student["id"]
+    return f"feedback/{_name(grade.student['id'])}.html"
+
+
+def reading_page(id: str) -> str:
+    """The address of the page with what a person reads of a student's notebook."""
+    return f"reading/{_name(id)}.html"
+
+
+def _name(id: str) -> str:
+    """The name of a student's pages: no two ids share one, whatever they are made of."""
     digest = hashlib.sha256(id.encode(errors="backslashreplace")).hexdigest()
     words = re.sub(r"[^\w.@-]", "-", id)[:50]
-    return f"feedback/{words}-{digest[:8]}.html"
+    return f"{words}-{digest[:8]}"
+
+
+def _to_read(assignment, grade, path: Path) -> str:
+    body = [f"<p>Points and remarks go into reading.csv. {escape(str(path.name))}</p>"]
+    for reading in assignment.readings:
+        body += [f"<h2>{reading.id}: {assignment.to_read[reading.id]:g} points</h2>", "<ul>"]
+        body += [f"<li>{p:g}: {escape(words)}</li>" for p, words in assignment.rubric(reading.id)]
+        body += ["</ul>", f"<p><em>A full answer.</em> {escape(reading.expected)}</p>", "<hr>"]
+        body += section(path, reading.id)
+    return _page(f"{assignment.id} {assignment.title}: {grade.student['Student']}", body)
 
 
 def _student_page(assignment, grade) -> str:
@@ -60,6 +86,10 @@ def _student_page(assignment, grade) -> str:
         body.append("</ul>")
         if result["cause"]:
             body.append(f"<p>Usual cause: {escape(result['cause'])}</p>")
+    for id, most in assignment.to_read.items():
+        points, remark = grade.points[id], grade.remarks[id]
+        got = "not read yet" if points is None else f"{points:g} of {most:g}"
+        body += [f"<h2>{id}, read by a person: {got}</h2>", f"<p>{escape(remark)}</p>"]
     title = f"{assignment.id} {assignment.title}: {grade.student['Student']}"
     return _page(title, body)
 
@@ -70,18 +100,25 @@ def _summary(assignment, grades, left_out) -> str:
     if scores:
         of = f"of {assignment.points:g} points"
         text += f": mean {mean(scores):.1f}, median {median(scores):g} {of}"
+    waits = [grade for grade in grades if None in grade.points.values()]
+    if waits:
+        text += f". Of {len(waits)} a person has not read all yet"
     body = [
         f"<p>{text}.</p>",
         _histogram(scores, assignment.points),
         '<div class="wide"><table>',
     ]
-    ids = [question.id for question in assignment.questions]
+    ids = [*(question.id for question in assignment.questions), *assignment.to_read]
     heads = ("Student", "Score", *ids, "Late", "Submission")
     body.append(f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>")
     for grade in grades:
         name = escape(grade.student["Student"])
         link = f'<a href="{escape(_feedback(grade))}">{name}</a>' if grade.results else name
-        points = [f"{grade.points[id]:g}" if grade.results else "–" for id in ids]
+        points = [_points(grade.points.get(id)) for id in ids]
+        if grade.results:
+            link_to = escape(reading_page(grade.student["id"]))
+            read = points[len(assignment.questions) :]
+            points[len(assignment.questions) :] = [f'<a href="{link_to}">{p}</a>' for p in read]
         numbers = ["–" if grade.problem else f"{grade.score:g}", *points, f"{grade.late:.0%}"]
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
         submission = escape(grade.submission.name) if grade.submission else "none"
@@ -93,6 +130,10 @@ def _summary(assignment, grades, left_out) -> str:
             items = [f"<li>{escape(name)}: {escape(why)}</li>" for name, why in files.items()]
             body += [f"<h2>{title}</h2>", "<ul>", *items, "</ul>"]
     return _page(f"{assignment.id} {assignment.title}: grades", body)
+
+
+def _points(points: float | None) -> str:
+    return "–" if points is None else f"{points:g}"
 
 
 def _histogram(scores: list[float], most: float) -> str:

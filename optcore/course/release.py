@@ -73,11 +73,13 @@ def verify(assignment: Assignment) -> None:
     Raises:
         NotReleased: the solution does not get all points; the student's version gets some, or does
             not run; a question lists fewer than eight wrong answers, or one that loses nothing, or
-            that loses more or less as the inputs are drawn.
+            that loses more or less as the inputs are drawn; what a person reads has no rubric.
     """
     solution, stub = (assignment.sources(solved=solved) for solved in (True, False))
     text, seed = assignment.text.read_text(encoding="utf-8"), assignment.version
     reasons = ["A mark of a solution is left."] if "SOLUTION" in without_solutions(text) else []
+    for id, points in assignment.to_read.items():
+        reasons += [] if points else [f"{id} has no section with a rubric."]
     answers = {}
     for question in assignment.questions:
         wrong = {w.cause: question.variant(solution, w) for w in question.wrong}
@@ -122,7 +124,7 @@ def released(assignment: Assignment) -> str:
                 for w, results in zip(question.wrong, wrong, strict=True)
             },
         }
-    data = {"title": assignment.title, "questions": questions}
+    data = {"title": assignment.title, "questions": questions, "to_read": assignment.to_read}
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
