@@ -219,6 +219,81 @@ def test_the_export_changes_no_configuration_but_its_own(b1, tmp_path, capsys):
     assert not (tmp_path / "source").exists()
 
 
+READ = """\
+
+## q2 Discussion
+
+Words.
+
+| points | for |
+|---|---|
+| 7 | words |
+"""
+
+
+@pytest.fixture
+def b1_read(b1):
+    """B1 with a question that a person reads, with or without a rubric."""
+
+    def load_it(rubric=READ):
+        b1()
+        text, grading = model.FOLDER / "text" / "B1.md", model.FOLDER / "B1.py"
+        text.write_text(TEXT + rubric, encoding="utf-8")
+        code = grading.read_text(encoding="utf-8").replace(
+            "import Assignment", "import Reading, Assignment"
+        )
+        code = code.replace("WRONG),)", "WRONG),), readings=(Reading('q2', 'It says this.'),)")
+        grading.write_text(code, encoding="utf-8")
+        return load("B1")
+
+    return load_it
+
+
+def test_what_a_person_reads_needs_a_rubric(b1_read):
+    verify(b1_read())
+    with pytest.raises(NotReleased, match="q2 has no section with a rubric"):
+        verify(b1_read("\n## q2 Discussion\n\nWords.\n"))
+    with pytest.raises(NotReleased, match="q2 has no section with a rubric"):
+        verify(b1_read(READ.replace("## q2", "## q20")))
+
+
+def test_what_a_person_reads_has_points_in_nbgrader_too(b1_read, tmp_path):
+    b1_read()
+    assert main(["release", "B1", "--nbgrader", "--out", str(tmp_path)]) == 0
+    notebook = nbformat.read(tmp_path / "source" / "B1" / "B1.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    mark = notebook.cells[-1].metadata["nbgrader"]
+    assert (mark["points"], mark["grade"], mark["solution"], mark["locked"]) == (
+        7,
+        True,
+        True,
+        False,
+    )
+    assert mark["cell_type"] == notebook.cells[-1].cell_type == "markdown"
+
+
+def test_the_instructors_view(b1_read, tmp_path, capsys):
+    b1_read()
+    assert main(["solutions", "B1", "--out", str(tmp_path / "out")]) == 0
+    path = tmp_path / "out" / "B1.ipynb"
+    assert capsys.readouterr().out == f"{path}\n"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    title, _, double, graded, printing, _, expected = notebook.cells
+    assert title.source == "# B1 Doubling: solutions, for instructors"
+    assert "y = 2 * x" in double.source and "jupyter" not in double.metadata
+    assert printing.metadata["jupyter"] == {"source_hidden": True}
+    assert printing.outputs[0].text == "2\n"
+    lines = graded.source.splitlines()
+    assert lines[0] == "**How q1 is graded**: 5 points"
+    assert (
+        "| two numbers | 3 | `check` tries it, too |" in lines
+        and "| two more | 2 | hidden |" in lines
+    )
+    assert "| It is 3 times x. | `2 * x` | `3 * x` |" in lines
+    assert expected.source == "**q2, read by a person**: 7 points. It says this."
+
+
 # Deliberate mistakes that these tests must catch: tests/mutants.py.
 MUTANTS = {
     ("course/model.py", "SOLUTION = "): [
@@ -267,7 +342,15 @@ MUTANTS = {
         ("_without_labels(untouched)", "untouched"),
     ],
     ("course/checks.py", "def expect("): [("if text:", "if False:")],
+    ("course/solutions.py", "def solutions("): [('elif "###', 'if "###')],
+    ("course/solutions.py", "def _graded("): [
+        ("seen[c.visible]", "seen[not c.visible]"),
+        ("_code(w.new)", "_code(w.old)"),
+    ],
+    ("course/model.py", "def rubric("): [("## {id} ", "## {id}"), (r"(?=^## |\Z)", r"\Z")],
     ("course/nbgrader.py", "def export("): [
+        ("heading in most and", "heading in most or"),
+        ("metadata | MANUAL", "metadata"),
         ("!= CONFIG", "== CONFIG"),
         ("if config.exists() and", "if"),
     ],
