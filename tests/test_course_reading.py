@@ -199,7 +199,7 @@ def test_points_that_a_person_gives_count_in_the_next_run(read, tmp_path):
     (got,) = grade(read, folder, out)
     assert got.score == 100 and got.points["q6"] is None
     index = BeautifulSoup((out / "index.html").read_text(encoding="utf-8"), "html.parser")
-    assert "Of 1 a person has not read all yet." in index.get_text()
+    assert "Still to be read by a person: 1." in index.get_text()
     page = out / index.find("a", string="–")["href"]
     text = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").get_text("|")
     for words in ("q6: 10 points", "6: a <b>", "It says <that>.", "I say <so>."):
@@ -230,7 +230,7 @@ def test_the_command_says_what_is_left_to_read(read, tmp_path, monkeypatch, caps
     (tmp_path / "in" / "ada.ipynb").write_text(text, encoding="utf-8")
     out = tmp_path / "out"
     assert main(["grade", "A3", str(tmp_path / "in"), "--out", str(out)]) == 0
-    wanted = f"A person has not read all of 1 notebooks yet: {out / 'reading.csv'}\n"
+    wanted = f"Still to be read by a person: 1 of 1, {out / 'reading.csv'}\n"
     assert capsys.readouterr().out.startswith(wanted)
 
 

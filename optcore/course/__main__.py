@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     waits = sum(None in grade.points.values() for grade in grades)
     if waits:
-        print(f"A person has not read all of {waits} notebooks yet: {out / 'reading.csv'}")
+        print(f"Still to be read by a person: {waits} of {len(grades)}, {out / 'reading.csv'}")
     print(out / "index.html")
     return 1 if problems else 0
 

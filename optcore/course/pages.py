@@ -61,7 +61,7 @@ def _name(id: str) -> str:
 
 
 def _to_read(assignment, grade, path: Path) -> str:
-    body = [f"<p>Points and remarks go into reading.csv. {escape(str(path.name))}</p>"]
+    body = [f"<p>{escape(path.name)}. Points and remarks go into reading.csv.</p>"]
     for reading in assignment.readings:
         body += [f"<h2>{reading.id}: {assignment.to_read[reading.id]:g} points</h2>", "<ul>"]
         body += [f"<li>{p:g}: {escape(words)}</li>" for p, words in assignment.rubric(reading.id)]
@@ -102,7 +102,7 @@ def _summary(assignment, grades, left_out) -> str:
         text += f": mean {mean(scores):.1f}, median {median(scores):g} {of}"
     waits = [grade for grade in grades if None in grade.points.values()]
     if waits:
-        text += f". Of {len(waits)} a person has not read all yet"
+        text += f". Still to be read by a person: {len(waits)}"
     body = [
         f"<p>{text}.</p>",
         _histogram(scores, assignment.points),

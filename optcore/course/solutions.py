@@ -18,8 +18,7 @@ def solutions(assignment: Assignment, folder: Path) -> Path:
     notebook = notebooks.from_text(assignment.text.read_text(encoding="utf-8"))
     notebooks.execute(notebook)
     markdown, site = publish.nbformat.v4.new_markdown_cell, publish.repository.site_url(ROOT)
-    title = f"# {assignment.id} {assignment.title}: solutions, for instructors"
-    cells = [markdown(title, id="title")]
+    cells = [markdown("*For instructors: with solutions, and how they are graded.*", id="title")]
     for cell in notebook.cells:
         cells.append(cell)
         if cell.cell_type == "markdown":
