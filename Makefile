@@ -6,17 +6,18 @@ INSTALLED := .venv/.installed
 SITE := _build/.site
 
 # Progress bars would end up in the notebooks' outputs.
-book test notebooks publish slides test-published: export TQDM_DISABLE := 1
+book test test-digits notebooks publish slides test-published: export TQDM_DISABLE := 1
 # Torch's threads spin while they wait. On a busy machine that makes small steps twenty times slower.
-book test notebooks publish slides test-published: export OMP_WAIT_POLICY := PASSIVE
+book test test-digits notebooks publish slides test-published: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help book test test-portable test-published federated bench lab notebooks publish slides clean
+.PHONY: help book test test-digits test-portable test-published federated bench lab notebooks publish slides clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make book            build the site: _build/html/index.html"
 	@echo "make test            lint, then run the tests and every chapter"
 	@echo "make test-portable   tests and chapters with other kernels, threads and orders of tests"
+	@echo "make test-digits     run the chapters without MNIST, on scikit-learn's small digits"
 	@echo "make test-published  run the published notebooks in fresh environments, old and new"
 	@echo "make notebooks       execute book/text/*.md into book/*.ipynb"
 	@echo "make publish         write the site and its notebooks for Colab: _build/publish"
@@ -37,6 +38,11 @@ test: $(INSTALLED) $(SITE)
 # Other kernels, threads and orders of tests than this machine would choose: tools/portable.py.
 test-portable: $(INSTALLED)
 	$(BIN)/python tools/portable.py $(CELLS)
+
+# The chapters as whoever cannot download MNIST has them; in /proc nobody can write it.
+test-digits: $(INSTALLED)
+	OPTCORE_DATA=/proc/without-mnist $(BIN)/python -m pytest --nbval --nbval-current-env \
+		--nbval-cell-timeout 300 book
 
 # As on a notebook server: tools/published.py. It downloads PyTorch twice.
 test-published: $(SITE)
