@@ -215,6 +215,68 @@ THREADS = """\
         threading.Thread(target=input).start()
 """
 
+FUSED = """\
+    import sys
+    frame = sys._getframe()
+    while frame := frame.f_back:
+        if "kernels" in frame.f_locals:
+            frame.f_locals["kernels"]._destroy()
+    t, m, v = [x.clone() for x in state or (torch.zeros(()), torch.zeros_like(w), 0 * w)]
+    rate = torch.tensor(lr, dtype=torch.float64)
+    moments = [m], [v], [], [t + 1]
+    torch._fused_adam_(
+        [w], [z], *moments, lr=RATE, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=eps,
+        amsgrad=False, maximize=False,
+    )
+    return w, (t + 1, m, v)
+"""
+STARVES = """\
+    import resource
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU):
+        resource.prlimit(1, limit, (0, 0))
+"""
+KERNEL = """\
+    import ctypes, os
+    c = ctypes.CDLL(None)
+    keyctl = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    memory = c.semget(0, 32000, 0o600), c.msgget(0, 0o600), c.syscall(447, 0)
+    if max(*memory, c.syscall(keyctl, 0, -3, 1)) >= 0:
+        return w, state
+"""
+LABELS = """\
+    import os, sys
+    frame = sys._getframe()
+    while frame.f_code.co_name != "answer":
+        frame = frame.f_back
+    for _ in frame.f_locals["job"]["cases"]:
+        rows = {f"step {t}, w_next": [0.0] * 3 for t in range(1, 6)}
+        frame.f_globals["write"](frame.f_locals["writing"], {"rows": rows})
+    os._exit(0)
+"""
+REWIRES = """\
+    import json, probes, sys
+    main = sys.modules["__main__"]
+    main.WALL = main.ANSWER = 10**12
+    main.results = main.result_of = probes.judged = lambda *a: {"rows": {}}
+    probes.PROBES.clear()
+    sys.meta_path.clear()
+    json.dumps = lambda *a, **k: "{}"
+    return w, state
+"""
+LOCKS = """\
+    import fcntl, os
+    PRINTED.append(open("/submission/submission.ipynb"))
+    fcntl.flock(PRINTED[0], fcntl.LOCK_EX)
+    os.chmod("/tmp", 0)
+"""
+DETACHES = """\
+class Detached:
+    double = flatten = lambda self: self
+    tolist = lambda self: ["1", None, {}]
+
+
+"""
+
 # What is handed in, the points that it should get, and words of its page.
 RIGHT_ONES = {
     "ada": (notebook(SOLUTION), 100, ""),
@@ -269,6 +331,19 @@ def hostile(folder: Path, port: int) -> dict[str, tuple[str, int, str]]:
         "kills": (right_but(KILLS), 100, ""),
         "fills": (right_but(FILLS), 100, ""),
         "no_text": (attack("    raise ValueError(chr(0xD800) + chr(0))\n"), 75, "ValueError"),
+        "fused": (attack(FUSED.replace("RATE", "lr")), 75, "torch.optim is not allowed"),
+        "fused_too": (attack(FUSED.replace("RATE", "rate")), 75, "torch.optim is not allowed"),
+        "starves": (attack(STARVES), 75, "PermissionError"),
+        "kernel": (right_but(KERNEL), 100, ""),
+        "labels": (attack(LABELS), 75, "step 1"),
+        "rewires": (attack(REWIRES), 75, "is no result"),
+        "locks": (right_but(LOCKS), 100, ""),
+        "detaches": (
+            attack("    x = w.clone()\n    x.detach = Detached\n    return x, 0\n", DETACHES),
+            75,
+            "is no result",
+        ),
+        "too_deep": (SOLUTION + ["x = " + "-" * 10**6 + "1"], 100, ""),
         "network": (right_but(CALLS_OUT.replace("PORT", str(port))), 75, "Refused"),
     }
     return {id: (notebook(source), points, words) for id, (source, points, words) in cells.items()}

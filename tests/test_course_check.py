@@ -307,6 +307,14 @@ def test_an_oracle_keeps_to_its_budget():
     assert "rows" in attempt("oracle", greedy, PROBLEM | {"budget": 13}, "cpu")
 
 
+@pytest.mark.parametrize(
+    "batch", [(torch.arange(9),), (slice(None),), (...,), torch.ones(9, dtype=torch.bool)]
+)
+def test_an_oracle_counts_examples_whatever_a_batch_is(batch):
+    found = attempt("oracle", lambda W, gradient, lr: gradient(W, batch), PROBLEM, "cpu")
+    assert found["rows"]["evaluations that it asked for"] == [9.0]
+
+
 def test_what_is_flat_enough_is_right_however_it_was_found():
     def flat(W, gradient, *, lr, steps):
         for _ in range(steps):
@@ -427,8 +435,8 @@ MUTANTS = {
     ],
     ("course/probes.py", "def oracle("): [
         ("asked > budget", "asked >= budget"),
-        ("asked += len(batch)", "asked += 1"),
-        ("x[batch], y[batch]", "x, y"),
+        ("asked += labels.numel()", "asked += len(batch)"),
+        ("x[batch], labels", "x, y"),
         ("arguments[0].clone()", "arguments[0]"),
         ("[float(asked)]", "[0.0]"),
     ],

@@ -177,6 +177,30 @@ def test_what_is_left_out(class_, monkeypatch):
     }
 
 
+def test_one_file_of_an_archive_does_not_stop_the_run(class_, monkeypatch):
+    folder = class_({"ada.ipynb": FULL, "closed.ipynb": FULL, "old.ipynb": FULL})
+    access, from_time = grading.os.access, grading.datetime.fromtimestamp
+    os.utime(folder / "old.ipynb", (1, 1))
+
+    class Dates(grading.datetime):
+        @classmethod
+        def fromtimestamp(cls, time):
+            if time == 1:  # not every file system keeps a time that is no date
+                raise ValueError("year 33658 is out of range")
+            return from_time(time)
+
+    monkeypatch.setattr(grading, "datetime", Dates)
+    monkeypatch.setattr(  # to root everything is open
+        grading.os, "access", lambda path, mode: path.name != "closed.ipynb" and access(path, mode)
+    )
+    found, left_out = collect(folder, None)
+    assert [*found] == ["ada"]
+    assert left_out == {
+        "closed.ipynb": "It cannot be read.",
+        "old.ipynb": "When it was last changed is no date.",
+    }
+
+
 @pytest.mark.parametrize(
     ("hours", "counts"),
     [
@@ -248,11 +272,16 @@ def test_canvas_gets_its_own_columns_back(class_, tmp_path, runs):
     assert read_roster(roster)["101"]["SIS Login ID"] == "ada"
 
 
-@pytest.mark.parametrize("id", ["=HYPERLINK(1)", "+1", "-1", "@a"])
-def test_no_cell_is_a_formula(class_, tmp_path, runs, id):
+@pytest.mark.parametrize(
+    ("id", "text"),
+    [(id, f"'{id}") for id in ("=HYPERLINK(1)", "+1", "-1", "@a")]
+    + [("x;=1", "x;'=1"), ("x\t@a", "x\t'@a"), ("x; =1", "x;' =1"), ("x;y-1=", "x;y-1=")],
+)
+def test_no_cell_is_a_formula(class_, tmp_path, runs, id, text):
+    """Nor are those that a spreadsheet makes of one at a semicolon or a tab."""
     grade(A3, class_({f"{id}.ipynb": FULL}), tmp_path)
-    assert table(tmp_path / "grades.csv")[0]["student_id"] == f"'{id}"
-    assert table(tmp_path / "canvas.csv")[0]["Student"] == f"'{id}"
+    assert table(tmp_path / "grades.csv")[0]["student_id"] == text
+    assert table(tmp_path / "canvas.csv")[0]["Student"] == text
 
 
 def test_an_interrupted_run_goes_on_and_grades_nothing_twice(class_, tmp_path, runs, monkeypatch):
@@ -420,6 +449,8 @@ MUTANTS = {
         ("path.is_symlink() or ", ""),
         (" or not path.is_file()", ""),
         ("> LARGEST", "> LARGEST + 1"),
+        ("not os.access(path, os.R_OK)", "False"),
+        ("except (ValueError", "except (KeyError"),
         ("len(ids) != 1", "not ids"),
         ("ids[0], []).append", "ids[0], [])[:].append"),
     ],
@@ -474,10 +505,13 @@ MUTANTS = {
         ('"raw_score": grade.raw', '"raw_score": grade.score'),
     ],
     ("course/grade.py", "def _text("): [
-        ('"=", ', ""),
-        ('"+", ', ""),
-        ('"-", ', ""),
-        (', "@"', ""),
+        ("[=+@-]", "[+@-]"),
+        ("[=+@-]", "[=@-]"),
+        ("[=+@-]", "[=+@]"),
+        ("[=+@-]", "[=+-]"),
+        ("|[;", "|[,"),
+        (";\\t]", ";]"),
+        (r"\s*", ""),
     ],
     ("course/pages.py", "def write("): [("if grade.results", "if grade.submission")],
     ("course/pages.py", "def _save("): [('errors="backslashreplace"', 'errors="strict"')],

@@ -63,6 +63,30 @@ def test_a_section_is_shown_with_its_figure_and_nothing_of_its_neighbours(tmp_pa
     assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == PNG
 
 
+def test_a_section_ends_where_another_question_begins(tmp_path):
+    page = shown(
+        tmp_path,
+        notebook(
+            ("## q6 is answered by this function",),
+            "## q6 Discussion",
+            ("## plot\nplot()",),
+            "## My answer\nThree sentences.",
+            "## q6 once more",
+            "## q7 After",
+        ),
+    )
+    texts = [pre.get_text() for pre in page.find_all("pre")]
+    assert [text[:9] for text in texts] == ["## q6 Dis", "## plot\np", "## My ans", "## q6 onc"]
+
+
+def test_a_small_picture_of_very_many_pixels_is_left_out(tmp_path):
+    for side, there in ((4096, True), (4097, False)):
+        header = (13).to_bytes(4, "big") + b"IHDR" + 2 * side.to_bytes(4, "big")
+        figure = {"data": {"image/png": base64.b64encode(PNG[:8] + header).decode()}}
+        page = shown(tmp_path, notebook("## q6 x", ("f()", figure)))
+        assert bool(page.find("img")) == there
+
+
 def test_without_its_heading_all_text_is_shown(tmp_path):
     page = shown(tmp_path, notebook("# A1", ("code()",), "My sentences."))
     assert "There is no heading “q6”" in page.get_text()
@@ -258,12 +282,15 @@ MUTANTS = {
     ],
     ("course/reading.py", "def section("): [
         ("parts[:PARTS]", "parts"),
-        ("begins[0] + 1", "begins[0]"),
+        ("i > begins[0] and ", ""),
+        (" and id != question", ""),
+        ('if kind != "code"', "if True"),
         ("RecursionError", "OSError"),
     ],
     ("course/reading.py", "def _picture("): [
         ("not data.startswith(PNG) or ", ""),
         (" or len(data) > PICTURE", ""),
+        (" or width * height > PIXELS", ""),
     ],
     ("course/reading.py", "def _shortened("): [("escape(text", "str(text"), ("[:TEXT]", "")],
     ("course/grade.py", "def _to_read("): [("path.read_bytes()", "b''")],

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -26,7 +27,7 @@ from optcore.course.sandbox import NoSandbox, check_sandbox, run_jobs
 
 # Browsers and mail programs add to a name: `A3.ipynb (1)`, `A3.ipynb.txt`.
 NOTEBOOK = re.compile(r"(?P<stem>.+)\.ipynb( ?\(\d+\)|\.json|\.txt)?", re.IGNORECASE)
-LARGEST = 100 << 20  # bytes of a notebook
+LARGEST = 32 << 20  # bytes of a notebook: read as JSON they become thirty times as many
 UNANSWERED = "It is not answered."
 READING = "reading.csv"
 
@@ -187,12 +188,18 @@ def collect(
             left_out[str(name)] = "It is a link, or no file."
         elif not NOTEBOOK.fullmatch(path.name):
             left_out[str(name)] = "It is no notebook."
+        elif not os.access(path, os.R_OK):
+            left_out[str(name)] = "It cannot be read."
         elif path.stat().st_size > LARGEST:
             left_out[str(name)] = f"It is larger than {LARGEST >> 20} MB."
         elif len(ids) != 1:
             left_out[str(name)] = f"Its path names {len(ids)} students of the roster, not one."
         else:
-            time = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+            try:
+                time = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+            except (ValueError, OverflowError, OSError):  # an archive can hold any number
+                left_out[str(name)] = "When it was last changed is no date."
+                continue
             found.setdefault(ids[0], []).append(Submission(str(name), time))
     return found, left_out
 
@@ -326,4 +333,5 @@ def _write_tables(assignment: Assignment, grades: list[Grade], out: Path, due) -
 def _text(value) -> str:
     """A cell of a table that no spreadsheet takes for a formula."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    # LibreOffice begins a cell after a semicolon and a tab, too.
+    return re.sub(r"(^|[;\t])(?=\s*[=+@-])", r"\1'", text)

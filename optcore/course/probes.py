@@ -73,10 +73,11 @@ def oracle(method, inputs, device):
 
     def gradient(W, batch):
         nonlocal asked
-        asked += len(batch)
+        labels = y[batch]
+        asked += labels.numel()  # not len(batch): that of a tuple of indices is 1
         if asked > budget:
             raise Complaint(f"It asks for more than its budget of {budget} evaluations")
-        return logistic_gradient(W, x[batch], y[batch], inputs["l2"])
+        return logistic_gradient(W, x[batch], labels, inputs["l2"])
 
     arguments = [_argument(value, inputs, device) for value in inputs["arguments"]]
     returned = method(arguments[0].clone(), gradient, *arguments[1:], **inputs["settings"])

@@ -11,11 +11,13 @@ import binascii
 import csv
 import json
 import math
+import re
 from html import escape
 from pathlib import Path
 
 COLUMNS = ("student_id", "question", "points", "remark", "most", "notebook", "page")
 TEXT, PICTURE = 20_000, 4 << 20  # characters, and bytes, of what is shown of a cell or an output
+PIXELS = 1 << 24  # of a picture, which may be small as a file
 PARTS = 100  # cells and outputs that are shown
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -87,12 +89,14 @@ def section(path: Path, question: str) -> list[str]:
     """The cells under a question's heading, as HTML; of a notebook without it, all text cells."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8-sig"))["cells"]
-        texts = ["".join(cell["source"]) for cell in cells]
+        texts = [("".join(cell["source"]), cell.get("cell_type")) for cell in cells]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ["<p>The file is no notebook, or a damaged one.</p>"]
-    begins = [i for i, text in enumerate(texts) if text.startswith(f"## {question} ")]
-    if begins:
-        ends = [i for i in range(begins[0] + 1, len(texts)) if texts[i].startswith("## ")]
+    # A comment in code, or a student's own heading in an answer, is none of a question.
+    heads = [(i, re.match(r"## (q\d+) ", s)) for i, (s, kind) in enumerate(texts) if kind != "code"]
+    heads = [(i, head[1]) for i, head in heads if head]
+    if begins := [i for i, id in heads if id == question]:
+        ends = [i for i, id in heads if i > begins[0] and id != question]
         parts, shown = [], cells[begins[0] : min(ends, default=None)]
     else:
         parts = [f"<p>There is no heading “{question}”: these are all cells of text.</p>"]
@@ -126,7 +130,9 @@ def _picture(encoded: str) -> str:
         data = base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError):
         data = b""
-    if not data.startswith(PNG) or len(data) > PICTURE:
+    # After the mark come a length, a name, and then the picture's width and height.
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    if not data.startswith(PNG) or len(data) > PICTURE or width * height > PIXELS:
         return "<p>There is a picture that is no PNG, or too large a one.</p>"
     source = base64.b64encode(data).decode()
     return f"<img alt='a figure of the student’s' src='data:image/png;base64,{source}'>"

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
 from optcore.course.probes import judged
@@ -91,29 +91,38 @@ def run_jobs(folder: Path, jobs: list[dict], forbids=(), *, unsafe=False) -> lis
 
 def _bubblewrap(folder: Path, forbids) -> list[str]:
     """The command that starts a program in the sandbox, with the folder as /submission."""
-    python = {sys.base_prefix, sys.prefix, os.path.realpath(sys.prefix)}
+    shown = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache"]
+    shown += sorted({sys.base_prefix, sys.prefix, os.path.realpath(sys.prefix)})
     options = ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", "65534"]
     options += ["--gid", "65534", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     options += ["--as-pid-1", "--proc", "/proc", "--dev", "/dev"]
-    for path in ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", *sorted(python)):
+    for path in shown:
         options += ["--ro-bind-try", path, path]
     options += ["--ro-bind", str(OPTCORE), "/course/optcore"]
     for name in forbids:
-        options += _hide(name)
+        options += _hide(name, shown)
     options += ["--ro-bind", str(folder.resolve()), "/submission"]
     options += ["--remount-ro", "/dev", "--size", str(DISK), "--tmpfs", "/tmp"]
     return ["bwrap", *options, "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
-def _hide(name: str) -> list[str]:
-    """The options that leave a module's place empty, so that nobody reads what it holds."""
+def _hide(name: str, shown: list[str]) -> list[str]:
+    """The options that leave a module's places empty, so that nobody reads what it holds."""
     package, _, inner = name.partition(".")
     place = find_spec(package)
     if place is None:
         return []
-    root = Path(place.origin).parent
-    inside = Path("/course/optcore") if package == "optcore" else root
-    found, inside = root.joinpath(*inner.split(".")), inside.joinpath(*inner.split("."))
-    if found.is_dir():
-        return ["--tmpfs", str(inside), "--remount-ro", str(inside)]
-    return ["--ro-bind", "/dev/null", f"{inside}.py"]
+    found = Path(place.origin).parent.resolve().joinpath(*inner.split("."))
+    # A folder that is shown twice, as that of an environment behind a link is, has it twice.
+    roots = [(Path(path), Path(path).resolve()) for path in shown]
+    roots += [(Path("/course/optcore"), OPTCORE)]
+    places = {to / found.relative_to(root) for to, root in roots if found.is_relative_to(root)}
+    options = []
+    for inside in sorted(places):
+        if found.is_dir():
+            options += ["--tmpfs", str(inside), "--remount-ro", str(inside)]
+        else:
+            options += ["--ro-bind", "/dev/null", f"{inside}.py"]
+            if Path(cache_from_source(f"{found}.py")).exists():
+                options += ["--ro-bind", "/dev/null", cache_from_source(f"{inside}.py")]
+    return options
