@@ -41,7 +41,8 @@ from optcore.course.model import Assignment, Case, Question, Wrong
 
 def draw(rng):
     calls = [[rng.standard_normal(2).tolist()] for _ in range(2)]
-    return {"calls": calls, "outputs": [["y", 0]], "settings": {}, "dtype": "float64", "watch": False}
+    inputs = {"calls": calls, "outputs": [["y", 0]], "settings": {}}
+    return inputs | {"dtype": "float64", "watch": False}
 
 
 CASES = Case("two numbers", 3, draw, visible=True), Case("two more", 2, draw)
