@@ -11,7 +11,10 @@ from optcore.course.compare import verdicts
 from optcore.course.model import load
 from optcore.course.probes import attempt
 from optcore.course.release import released, verify
-from optcore.problems import LogisticRegression
+from optcore.estimators import SVRG
+from optcore.federated import FedAvg, holdings
+from optcore.federated import ring as ring_of_parts
+from optcore.problems import LogisticRegression, Objective, Problem
 from optcore.rules import (
     adam,
     adamw,
@@ -116,6 +119,82 @@ def by_svd(W, z, state=None, **settings):
     return by_muon(W, z, state, method="svd", average=True, **settings)
 
 
+class Asked(Problem):
+    """A finite sum that only a counting `gradient(W, batch)` knows."""
+
+    def __init__(self, gradient, W, n):
+        self.start, self.n = W.flatten(), n
+        self.ask = lambda w, batch: gradient(w.view_as(W), batch).flatten()
+
+    def gradient(self, w, sample=None):
+        return self.ask(w, torch.arange(self.n) if sample is None else sample)
+
+
+def counted_plan(budget, n, size, m, *, unit):
+    every = m if unit == "steps" else m // size
+    problem = Asked(lambda W, batch: W, torch.ones(1), n)
+    estimator, memory, spent, snapshots, t = SVRG(problem, size, every=every), None, 0, 0, 0
+    while True:
+        batch, renew = torch.zeros(size, dtype=torch.int64), t % every == 0
+        _, memory, cost = estimator.at((problem.start,), (batch, renew), memory, t + 1)
+        if spent + cost > budget:
+            return budget // size, t, snapshots, spent
+        spent, snapshots, t = spent + cost, snapshots + renew, t + 1
+
+
+def follow(estimator, samples, *, lr):
+    w, memory, path = estimator.problem.start, None, []
+    for t, sample in enumerate(samples, 1):
+        (z,), memory, _ = estimator.at((w,), sample, memory, t)
+        w = w - lr * z
+        path.append(w)
+    return torch.stack(path)
+
+
+def by_svrg(W, gradient, picks, *, n, lr, every):
+    estimator = SVRG(Asked(gradient, W, n), picks.shape[1], every=every)
+    samples = [(batch, t % every == 0) for t, batch in enumerate(picks)]
+    return follow(estimator, samples, lr=lr).view(-1, *W.shape)
+
+
+def trained(W, gradient, n, budget, limit, L, L_max):
+    """One example a step, two looks at each between snapshots, and the step of (8.5)."""
+    estimator = SVRG(Asked(gradient, W, n), 1, every=2 * n)
+    steps, generator = budget // (5 * n) * 2 * n, torch.Generator().manual_seed(1)
+    draws = torch.randint(n, (steps, 1), generator=generator)
+    samples = [(batch, t % estimator.every == 0) for t, batch in enumerate(draws)]
+    return follow(estimator, samples, lr=1 / (L_max + L))[-1].view_as(W)
+
+
+def by_ring(y, *, classes):
+    owner = torch.empty_like(y)
+    two_each = torch.arange(classes).repeat(2)
+    for c, held in enumerate(holdings(ring_of_parts(two_each, classes), two_each).T):
+        (other,) = set(held.nonzero().flatten().tolist()) - {c}
+        mine, theirs = (y == c).nonzero().flatten().tensor_split(2)
+        owner[mine], owner[theirs] = c, other
+    return owner
+
+
+class InOrder(FedAvg):
+    def work_of(self, client, t, row=0):
+        return [*self.parts[client].split(self.batch)] * self.epochs
+
+
+def by_fedavg(W, x, y, owner, *, clients, epochs, size, lr, l2):
+    def loss(w, batch):
+        scores = x[batch] @ w.view_as(W)
+        return torch.nn.functional.cross_entropy(scores, y[batch]) + l2 / 2 * w.square().sum()
+
+    parts = [(owner == k).nonzero().flatten() for k in range(clients)]
+    parts = [part for part in parts if len(part)]  # the book's clients hold something
+    problem = Objective(loss, W.flatten(), n=len(x))
+    rounds = InOrder(problem, parts, lr=lr, epochs=epochs, batch=size, chunk=1)
+    w = problem.start
+    (z,), _, spent = rounds.at((w,), rounds.draw(1, w), None, 1)
+    return (w - z).view_as(W), spent
+
+
 COUNTERPARTS = {
     ("A1", "q2"): gradient,
     ("A1", "q5"): expected_gap,
@@ -133,6 +212,11 @@ COUNTERPARTS = {
     ("A4", "q4"): scaled,
     ("A4", "q5"): by_muon,
     ("A4", "q6"): by_svd,
+    ("A5", "q1"): counted_plan,
+    ("A5", "q2"): by_svrg,
+    ("A5", "q3"): trained,
+    ("A5", "q5"): by_ring,
+    ("A5", "q6"): by_fedavg,
 }
 
 

@@ -3,17 +3,15 @@
 import json
 import math
 import re
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
 from optcore.course import begin, cells, check, checks
 from optcore.course.compare import first_difference, fits, verdicts
-from optcore.course.draws import oracle
 from optcore.course.model import load
-from optcore.course.probes import attempt, judged
+from optcore.course.probes import attempt
+from optcore.course.probes import judged as judged_rows
 
 A3 = load("A3")
 SOLUTION, STUB = (A3.sources(solved=solved) for solved in (True, False))
@@ -241,106 +239,131 @@ def test_whole_numbers_stay_whole():
     assert attempt("calls", lambda x, i: x[i], inputs, "cpu")["rows"] == {"call 1, a": [1.5, 0.5]}
 
 
-def test_outputs_of_other_forms():
-    inputs = {"calls": [[[0.5, 1.5], [2, 1, 0]]], "settings": {}, "dtype": "float32"}
-    inputs |= {"outputs": [["i", 1], ["loss", []], ["n", None]], "watch": False}
-    right = lambda x, i: (i.flip(0), x.sum(), len(i))  # noqa: E731
-    assert attempt("calls", right, inputs, "cpu")["rows"] == {
-        "call 1, i": [0.0, 1.0, 2.0],
-        "call 1, loss": [2.0],
-        "call 1, n": [3.0],
-    }
-    for wrong, text in {
-        "i.float(), x.sum(), 3": "i must have the dtype torch.int64, and has torch.float32",
-        "i, x, 3": "loss must have the shape (), and has (2,)",
-        "i, x.sum(), True": "n must be an int or a float, and is a bool",
-        "i, x.sum(), x.sum()": "n must be an int or a float, and is a Tensor",
-        "i, x.sum()": "It must return the tuple (i, loss, n), and returned a tuple of 2",
-    }.items():
-        function = eval(f"lambda x, i: ({wrong})")
-        assert attempt("calls", function, inputs, "cpu") == {"error": text}
-
-
-PROBLEM = oracle(
-    lambda rng: (
-        (rng.standard_normal((9, 2)), rng.integers(3, size=9)),
-        rng.standard_normal((2, 3)),
-    ),
-    "W",
-    budget=12,
-    l2=0.1,
-    limit=0.2,
-    lr=0.5,
-)(np.random.default_rng(0))
-
-
-def descend(W, gradient, *, lr, batches=((0, 1, 2), range(9))):
-    for batch in batches:
-        W = W - lr * gradient(W, torch.tensor(batch))
-    return W
-
-
-def test_an_oracle_counts_what_it_is_asked_for():
-    found = attempt("oracle", descend, PROBLEM, "cpu")["rows"]
-    assert found["evaluations that it asked for"] == [12.0]
-    x, W = (torch.tensor(v, dtype=torch.float64) for v in (PROBLEM["x"], PROBLEM["arguments"][0]))
-    y = torch.tensor(PROBLEM["y"])
-    for rows in (slice(0, 3), slice(0, 9)):
-        V = W.clone().requires_grad_()
-        loss = torch.nn.functional.cross_entropy(x[rows] @ V, y[rows]) + 0.05 * (V**2).sum()
-        loss.backward()
-        W = W - 0.5 * V.grad
-    assert found["W"] == pytest.approx(W.flatten().tolist(), abs=1e-12)
-
-    def in_place(W, gradient, *, lr):
-        return descend(W.mul_(2), gradient, lr=lr) if lr else W
-
-    twice = attempt("oracle", in_place, PROBLEM, "cpu")["rows"]["W"]
-    doubled = [[[2 * w for w in row] for row in PROBLEM["arguments"][0]]]
-    assert twice == attempt("oracle", descend, PROBLEM | {"arguments": doubled}, "cpu")["rows"]["W"]
-
-
-def test_an_oracle_keeps_to_its_budget():
-    greedy = partial(descend, batches=((0, 1, 2), range(9), (0,)))
-    text = "It asks for more than its budget of 12 evaluations"
-    assert attempt("oracle", greedy, PROBLEM, "cpu") == {"error": text}
-    assert "rows" in attempt("oracle", greedy, PROBLEM | {"budget": 13}, "cpu")
-
-
-@pytest.mark.parametrize(
-    "batch", [(torch.arange(9),), (slice(None),), (...,), torch.ones(9, dtype=torch.bool)]
-)
-def test_an_oracle_counts_examples_whatever_a_batch_is(batch):
-    found = attempt("oracle", lambda W, gradient, lr: gradient(W, batch), PROBLEM, "cpu")
-    assert found["rows"]["evaluations that it asked for"] == [9.0]
-
-
-def test_what_is_flat_enough_is_right_however_it_was_found():
-    def flat(W, gradient, *, lr, steps):
-        for _ in range(steps):
-            W = W - lr * gradient(W, torch.arange(9))
-        return W
-
-    inputs, label = PROBLEM | {"budget": 10**6}, "‖∇F(W)‖, or 0.2 where it is less"
-    for steps in (50, 500):
-        assert attempt("slope", partial(flat, steps=steps), inputs, "cpu") == {
-            "rows": {label: [0.2]}
-        }
-    (steep,) = attempt("slope", partial(flat, steps=0), inputs, "cpu")["rows"][label]
-    assert steep > 0.2
-    (nan,) = judged("slope", {"rows": {"W": [math.nan] * 6}}, inputs)["rows"][label]
-    assert math.isnan(nan)
-    for rows in ({}, {"W": [1.0] * 5}, {"W": ["a"] * 6}, {"W": [None] * 6}):
-        found = judged("slope", {"rows": rows}, inputs)
-        assert found == {"error": "What came back from its process is no result"}
-
-
 def test_calls_that_change_an_argument():
     inputs = {"calls": [[[1.0], [2.0]]], "outputs": [["a", 0]], "settings": {}, "dtype": "float64"}
     found = attempt("calls", lambda x, y: x + y.neg_(), inputs | {"watch": True}, "cpu")["rows"]
     assert found["call 1, argument 1 after it"] == [1.0]
     assert found["call 1, argument 2 after it"] == [-2.0]
     assert len(attempt("calls", torch.add, inputs | {"watch": False}, "cpu")["rows"]) == 1
+
+
+def test_outputs_of_any_form():
+    """Like an argument, of a given shape, or a number of Python's."""
+    inputs = {
+        "calls": [[[0.5, 1.5], [1, 0]]],
+        "outputs": [["order", 1], ["table", [2, 1]], ["mean", []], ["count", None]],
+        "settings": {},
+        "dtype": "float64",
+        "watch": False,
+    }
+
+    def found(*returned):
+        return attempt("calls", lambda x, i: returned, inputs, "cpu")
+
+    right = (torch.tensor([3, 4]), torch.ones(2, 1).double(), torch.tensor(2.0).double(), 5)
+    assert found(*right)["rows"] == {
+        "call 1, order": [3.0, 4.0],
+        "call 1, table": [1.0, 1.0],
+        "call 1, mean": [2.0],
+        "call 1, count": [5.0],
+    }
+    for place, wrong, text in (
+        (0, torch.ones(2).double(), "order must have the dtype torch.int64, and has torch.float64"),
+        (1, torch.ones(2).double(), "table must have the shape (2, 1), and has (2,)"),
+        (1, torch.ones(2, 1), "table must have the dtype torch.float64, and has torch.float32"),
+        (2, 2.0, "mean must be a torch.Tensor, and is a float"),
+        (3, torch.tensor(5), "count must be an int or a float, and is a Tensor"),
+        (3, True, "count must be an int or a float, and is a bool"),
+    ):
+        assert found(*right[:place], wrong, *right[place + 1 :]) == {"error": text}
+
+
+ASK = {
+    "x": [[1.0, 2.0], [0.5, -1.0], [-2.0, 0.25]],
+    "y": [0, 1, 1],
+    "l2": 0.1,
+    "budget": 5,
+    "limit": 0.4,
+    "arguments": [[[0.5, 0.25], [-0.5, 1.0]], [2, 0]],
+    "outputs": [["W", 0]],
+    "settings": {"lr": 0.5},
+    "dtype": "float64",
+}
+
+
+def slope_at(W, batch=None):
+    """The gradient of autograd, over a batch or everything."""
+    x, y = torch.tensor(ASK["x"]).double(), torch.tensor(ASK["y"])
+    x, y = (x, y) if batch is None else (x[batch], y[batch])
+    W = torch.as_tensor(W).double().clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(x @ W, y) + ASK["l2"] / 2 * W.square().sum()
+    return torch.autograd.grad(loss, W)[0]
+
+
+def test_an_oracle_answers_and_counts():
+    start = torch.tensor(ASK["arguments"][0]).double()
+
+    def method(W, gradient, batch, *, lr):
+        z = gradient(W, batch)
+        gradient(W, torch.tensor([0, 0, 1]))
+        return W.sub_(lr * z)  # it has a copy
+
+    rows = attempt("oracle", method, ASK, "cpu")["rows"]
+    wanted = start - 0.5 * slope_at(start, torch.tensor([2, 0]))
+    assert rows["W"] == pytest.approx(wanted.flatten().tolist(), rel=1e-12)
+    assert rows["evaluations that it asked for"] == [5.0]
+
+    inputs = ASK | {"outputs": [["start", 0]]}  # what is returned is compared, not what was given
+    rows = attempt("oracle", lambda W, gradient, b, lr: W.mul_(2), inputs, "cpu")["rows"]
+    assert rows["start"] == (2 * start).flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    "batch", [(torch.arange(3),), (slice(None),), (...,), torch.ones(3, dtype=torch.bool)]
+)
+def test_an_oracle_counts_examples_whatever_a_batch_is(batch):
+    found = attempt("oracle", lambda W, gradient, b, lr: gradient(W, batch), ASK, "cpu")
+    assert found["rows"]["evaluations that it asked for"] == [3.0]
+
+
+def test_an_oracle_does_not_answer_beyond_its_budget():
+    text = "It asks for more than its budget of 5 evaluations"
+    greedy = [3, 3]
+
+    def method(W, gradient, batch, *, lr):
+        for count in greedy:
+            W = W - lr * gradient(W, torch.arange(count))
+        return W
+
+    assert attempt("oracle", method, ASK, "cpu") == {"error": text}
+    assert attempt("slope", method, ASK, "cpu") == {"error": text}
+    greedy[1] = 2
+    assert "rows" in attempt("oracle", method, ASK, "cpu")
+
+
+def test_weights_are_judged_by_the_slope_there():
+    start = torch.tensor(ASK["arguments"][0]).double()
+    steep, label = slope_at(start).norm().item(), "‖∇F(W)‖, or 0.4 where it is less"
+    assert steep > 0.4
+
+    def judged(returned, **changed):
+        return attempt("slope", lambda W, gradient, batch, lr: returned, ASK | changed, "cpu")
+
+    assert judged(start)["rows"] == {label: [pytest.approx(steep, rel=1e-12)]}
+    W = start
+    for _ in range(30):
+        W = W - 0.3 * slope_at(W)
+    assert slope_at(W).norm() < 0.4
+    assert judged(W)["rows"] == {label: [0.4]}
+    assert math.isnan(judged(math.nan * start)["rows"][label][0])
+    assert judged(None) == {"error": "W must be a torch.Tensor, and is None"}
+
+
+@pytest.mark.parametrize("rows", [{}, {"W": ["1"]}, {"W": [1.0, 2.0, 3.0]}, {"W": None}])
+def test_rows_of_weights_that_somebody_else_wrote(rows):
+    """What the sandbox hands out may be anything: it is judged, or it is no result."""
+    wanted = {"error": "What came back from its process is no result"}
+    assert judged_rows("slope", {"rows": rows}, ASK) == wanted
 
 
 @pytest.mark.parametrize(
@@ -376,6 +399,18 @@ def test_rows_of_zeros_and_the_first_of_several():
     assert first_difference({"error": "It is late"}, reference, 1e-4) == "It is late."
     results = [{"rows": reference}, {"rows": {}}]
     assert verdicts(results, [reference] * 2, 1e-4) == ["", "a: there are no 2 numbers."]
+
+
+def test_a_mistake_that_gives_no_numbers_is_known_by_them():
+    """A wrong answer whose rows hold NaN can be named; nothing else is taken for it."""
+    nan, wrong = math.nan, [{"rows": {"a": [math.nan, 2.0]}}]
+    assert fits([{"rows": {"a": [nan, 2.0001]}}], wrong, 1e-4)
+    for row in ([nan, 2.1], [1.0, 2.0], [2.0, nan], [nan, nan]):
+        assert not fits([{"rows": {"a": row}}], wrong, 1e-4)
+    grown = [{"rows": {"a": [math.inf, 2.0]}}]
+    assert fits(grown, grown, 1e-4)
+    for row in ([-math.inf, 2.0], [math.inf, 3.0], [nan, 2.0], [1e300, 2.0]):
+        assert not fits([{"rows": {"a": row}}], grown, 1e-4)
 
 
 def test_a_mistake_fits_only_if_it_fits_everywhere():
@@ -415,10 +450,12 @@ MUTANTS = {
         ("type(number) is float", "isinstance(number, float | int)"),
     ],
     ("course/compare.py", "def _close("): [
-        ("rtol * scale + 1e-12", "rtol * np.abs(right) + 1e-12"),
+        ("rtol * scale + 1e-12", "rtol * np.abs(right[finite]) + 1e-12"),
         ("rtol * scale + 1e-12", "rtol * scale"),
-        ("np.all", "np.any"),
+        ("close.all()", "close.any()"),
         ("<= rtol", "< -rtol"),
+        ("np.array_equal(numbers[~finite], right[~finite], equal_nan=True)", "True"),
+        (", equal_nan=True", ""),
     ],
     ("course/probes.py", "def steps("): [
         ("w, state = w_next, state_next", "w = w_next"),
@@ -434,27 +471,33 @@ MUTANTS = {
         ('if inputs["watch"] and', "if"),
     ],
     ("course/probes.py", "def oracle("): [
-        ("asked > budget", "asked >= budget"),
         ("asked += labels.numel()", "asked += len(batch)"),
-        ("x[batch], labels", "x, y"),
+        ("asked > budget", "asked >= budget"),
+        ("y[batch]", "y[:len(batch)]"),
+        ('inputs["l2"])', "0)"),
         ("arguments[0].clone()", "arguments[0]"),
-        ("[float(asked)]", "[0.0]"),
+        ("*arguments[1:], ", ""),
+        ('**inputs["settings"]', ""),
     ],
     ("course/probes.py", "def logistic_gradient("): [
-        (" / len(x)", ""),
-        (" + l2 * W", ""),
-        ("softmax(-1)", "sigmoid()"),
+        ("/ len(x)", ""),
+        ("+ l2 * W", ""),
     ],
-    ("course/probes.py", "def judge_slope("): [("slope <= limit", "not slope > limit")],
+    ("course/probes.py", "def judge_slope("): [
+        ("limit if slope <= limit else slope", "slope"),
+        ("slope <= limit", "not slope > limit"),
+    ],
     ("course/probes.py", "def judged("): [
-        ("JUDGES[probe](", "(lambda rows, inputs: rows)("),
-        ("KeyError, ", ""),
-        ("RuntimeError", "OSError"),
+        (' or "error" in result', ""),
+        ("(KeyError, TypeError, ValueError, RuntimeError)", "KeyError"),
     ],
     ("course/probes.py", "def _outputs("): [
         ("len(returned) != len(outputs)", "False"),
-        ("type(output) not in (int, float)", "False"),
-        ("arguments[form] if isinstance(form, int)", "arguments[0] if isinstance(form, int)"),
+        ("type(output) not in (int, float)", "not isinstance(output, int | float)"),
+        ("_of_shape(form, inputs, arguments[0])", "arguments[0]"),
+    ],
+    ("course/probes.py", "def _of_shape("): [
+        ('getattr(torch, inputs["dtype"])', "torch.float32"),
     ],
     ("course/probes.py", "def _argument("): [
         ("torch.int64 if whole else", ""),

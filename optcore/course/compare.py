@@ -63,8 +63,10 @@ def _numbers(row, length: int) -> np.ndarray | None:
 
 
 def _close(numbers, right, rtol: float) -> bool:
-    scale = np.abs(right).max(initial=0)
-    return bool(np.all(np.abs(numbers - right) <= rtol * scale + 1e-12))  # NaN is not close
+    finite = np.isfinite(right)  # NaN is close to NaN only, and infinity to itself
+    scale = np.abs(right[finite]).max(initial=0)
+    close = np.abs(numbers[finite] - right[finite]) <= rtol * scale + 1e-12
+    return bool(close.all()) and np.array_equal(numbers[~finite], right[~finite], equal_nan=True)
 
 
 def _by_how_much(numbers, right) -> str:
