@@ -1,6 +1,13 @@
 """A6: how its questions are graded. For instructors: this file holds hidden cases and mistakes.
 
-q8 is read by a person.
+q8 is read by a person. On a CPU, with seed 0, a full answer has 3.65, 3.41 and 2.94 bits for AdamW,
+3.34, 2.95 and 2.50 for Muon, so Muon is lower by 0.32, 0.46 and 0.44. The best rates, 0.005 and
+0.03, are inside their grids at every budget. With these rates the differences are 0.32, 0.48 and
+0.48 for seed 1, and 0.50, 0.62 and 0.66 for seed 2; the bigram needs 3.46. Newton–Schulz takes 19 %
+of what Muon does, and 5.5 % at four times the batch: equal steps would give Muon 23 % more FLOP
+than AdamW here, and 6 % there. Limits that count: one seed, one size, one text, few rates, no β
+and no decay tuned, a rate chosen on the text that it is judged by, FLOP not seconds, runs so
+short that nothing is said about long ones. Give no points for who wins, nor for the sign.
 """
 
 import numpy as np
