@@ -1,11 +1,16 @@
 """The assignments of the book: fit to be released, up to date, and in agreement with optcore."""
 
 import json
+import math
 
 import nbformat
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
 
+from optcore import schedules
 from optcore.course import checks, model
 from optcore.course.compare import verdicts
 from optcore.course.model import load
@@ -14,6 +19,7 @@ from optcore.course.release import released, verify
 from optcore.estimators import SVRG
 from optcore.federated import FedAvg, holdings
 from optcore.federated import ring as ring_of_parts
+from optcore.optim import Muon
 from optcore.problems import LogisticRegression, Objective, Problem
 from optcore.rules import (
     adam,
@@ -195,6 +201,75 @@ def by_fedavg(W, x, y, owner, *, clients, epochs, size, lr, l2):
     return (w - z).view_as(W), spent
 
 
+def attention(x, *matrices, heads):
+    q, k, v = ((x @ W.T).view(*x.shape[:2], heads, -1).transpose(1, 2) for W in matrices[:3])
+    every = torch.eye(x.shape[1], dtype=x.dtype).expand(len(x), heads, -1, -1)
+    y, weights = (scaled_dot_product_attention(q, k, z, is_causal=True) for z in (v, every))
+    return y.transpose(1, 2).flatten(2) @ matrices[3].T, weights
+
+
+def bits(logits, tokens):
+    return cross_entropy(logits[:, :-1].mT, tokens[:, 1:]) / math.log(2)
+
+
+def rate_factor(t, *, warm_up, steps, end):
+    parts = schedules.warm_up(warm_up), schedules.cosine(steps - warm_up, end=end)
+    return schedules.compose(parts, [warm_up])(t)
+
+
+def clipped(*gradients, limit):
+    parameters = [nn.Parameter(z.clone()) for z in gradients]
+    for p, z in zip(parameters, gradients, strict=True):
+        p.grad = z.clone()
+    norm = nn.utils.clip_grad_norm_(parameters, limit)
+    return *(p.grad for p in parameters), norm
+
+
+def first_step(name, z, *, lr, adamw_lr):
+    whole = inner = nn.Module()
+    *places, last = name.split(".")
+    for place in places:
+        inner.add_module(place, nn.Module())
+        inner = inner.get_submodule(place)
+    inner.register_parameter(last, p := nn.Parameter(torch.zeros_like(z)))
+    whole.register_parameter("other", nn.Parameter(z.new_zeros(2, 2)))  # for_model wants a matrix
+    optimizer = Muon.for_model(
+        whole,
+        lr,
+        adamw_lr=adamw_lr,
+        adamw_eps=0,
+        head=places[0] if places[0] in ("embedding", "positions", "head") else (),
+        blocks={name: 3} if name.endswith("qkv.weight") else None,
+        method="svd",
+        adjust_lr_fn="match_rms_adamw",
+    )
+    p.grad = z.clone()
+    optimizer.step()
+    return p.detach()
+
+
+def step_flops(layers, width, classes, batch, time):
+    def matrix(*shape):
+        return torch.empty(shape, device="meta", requires_grad=True)
+
+    x = matrix(batch, time, width)
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(layers):
+            x = x @ x.mT @ x
+            for n_in, n_out in 4 * [(width, width)] + [(width, 4 * width), (4 * width, width)]:
+                x = x @ matrix(n_in, n_out)
+        (x @ matrix(width, classes)).sum().backward()
+    return counter.get_total_flops()
+
+
+def affordable(budget, step, shapes):
+    with FlopCounterMode(display=False) as counter:
+        for rows, columns in shapes:
+            orthogonalize(torch.ones(rows, columns))
+    extra = counter.get_total_flops()
+    return extra, divmod(budget, step)[0], divmod(budget, step + extra)[0]
+
+
 COUNTERPARTS = {
     ("A1", "q2"): gradient,
     ("A1", "q5"): expected_gap,
@@ -217,6 +292,13 @@ COUNTERPARTS = {
     ("A5", "q3"): trained,
     ("A5", "q5"): by_ring,
     ("A5", "q6"): by_fedavg,
+    ("A6", "q1"): attention,
+    ("A6", "q2"): bits,
+    ("A6", "q3"): rate_factor,
+    ("A6", "q4"): clipped,
+    ("A6", "q5"): first_step,
+    ("A6", "q6"): step_flops,
+    ("A6", "q7"): affordable,
 }
 
 

@@ -258,7 +258,7 @@ def test_the_command_says_what_is_left_to_read(read, tmp_path, monkeypatch, caps
     assert capsys.readouterr().out.startswith(wanted)
 
 
-@pytest.mark.parametrize("id", ["A1", "A2", "A4"])
+@pytest.mark.parametrize("id", ["A1", "A2", "A4", "A5", "A6"])
 def test_the_books_rubrics_have_ten_points(id):
     assignment = load(id)
     assert [*assignment.to_read.values()] == [10] and assignment.points == 100

@@ -89,6 +89,7 @@ def test_a_good_assignment_is_not_refused(b1):
         ("def double", "def twice", "q1: double does not hold"),
         ('"double"', '"treble"', "q1: treble does not hold"),
         ("2 * x\n    return y", "2 * x\n    return y, y", "q1: the solution fails. y must be"),
+        ("y = 2 * x", "y = 2 * x + 0 * x / 0", "q1: the solution's numbers are not all finite"),
     ],
 )
 def test_what_is_refused(b1, old, new, reason):
@@ -363,6 +364,7 @@ MUTANTS = {
         ("if text]", "if not text]"),
         ('if any("error" in', 'if all("errors" in'),
         ("if got :=", "if False and"),
+        ("math.isfinite(x)", "True"),
         ("== question.points", "> question.points"),
     ],
 }

@@ -1,29 +1,9 @@
-"""A5: how its questions are graded. For instructors: this file holds hidden cases and mistakes.
-
-q7 is read by a person. What the solution measured, on 5 000 images of MNIST:
-
-SGD ends at 90.0 to 90.4 % (rate 0.4), Adam at 90.3 to 90.6 % (0.002), SVRG with m in samples at
-90.7 % (3.2) and in steps at 90.4 to 90.7 % (1.6), three seeds each. So all of them end within a
-point, and where two differ by more than the seeds do, it is by less than half a point. The standard
-error of a share of 10 000 images is 0.3 points, and the rates were chosen on the same images: a
-full answer names no winner, or only the speed of the first passes, in which SGD is ahead. With m in
-samples 83 % of the evaluations go to snapshots, so only 180 steps are left, and the start is slow.
-With m in steps it is 9 %, but a snapshot serves for 10 passes, and at the best rate the accuracy
-wavers until it is renewed. Other grids and seeds give other rates: what counts is what is said of
-the numbers.
-
-After 20 rounds the ring is at 83.7 % with E = 1 and at 86.3 % with E = 5; the clients that were
-dealt out are at 90.4 and 90.5 %, where SGD on all images is, too. So the ring costs about six
-points and four, and it is the ring: averaging alone costs nothing. More local epochs help here, for
-five times the evaluations. Nothing diverges: on the ring the accuracy rises in every round, and the
-loss falls in every round, to 0.83 and 0.74, where SGD in one place reaches 0.42. Whether 20 rounds
-are too few, or the goal is the wrong one, this figure cannot tell.
-"""
+"""A5: how its questions are graded. For instructors: this file holds hidden cases and mistakes."""
 
 import numpy as np
 
 from optcore.course.draws import calls, oracle
-from optcore.course.model import Assignment, Case, Question, Wrong
+from optcore.course.model import Assignment, Case, Question, Reading, Wrong
 
 COUNTS = ("steps of SGD", None), ("steps of SVRG", None), ("snapshots", None)
 COUNTS += (("evaluations of SVRG", None),)
@@ -549,6 +529,28 @@ Q6 = Question(
     ),
 )
 
+READING = Reading(
+    "q7",
+    "What the solution measured, on 5 000 images of MNIST: SGD ends at 90.0 to 90.4 % "
+    "(rate 0.4), Adam at 90.3 to 90.6 % (0.002), SVRG with m in samples at 90.7 % (3.2) "
+    "and in steps at 90.4 to 90.7 % (1.6), three seeds each. So all of them end within a "
+    "point, and where two differ by more than the seeds do, it is by less than half a "
+    "point. The standard error of a share of 10 000 images is 0.3 points, and the rates "
+    "were chosen on the same images: a full answer names no winner, or only the speed of "
+    "the first passes, in which SGD is ahead. With m in samples 83 % of the evaluations "
+    "go to snapshots, so only 180 steps are left, and the start is slow. With m in steps "
+    "it is 9 %, but a snapshot serves for 10 passes, and at the best rate the accuracy "
+    "wavers until it is renewed. Other grids and seeds give other rates: what counts is "
+    "what is said of the numbers. After 20 rounds the ring is at 83.7 % with E = 1 and at "
+    "86.3 % with E = 5; the clients that were dealt out are at 90.4 and 90.5 %, where SGD "
+    "on all images is, too. So the ring costs about six points and four, and it is the "
+    "ring: averaging alone costs nothing. More local epochs help here, for five times the "
+    "evaluations. Nothing diverges: on the ring the accuracy rises in every round, and "
+    "the loss falls in every round, to 0.83 and 0.74, where SGD in one place reaches "
+    "0.42. Whether 20 rounds are too few, or the goal is the wrong one, this figure "
+    "cannot tell.",
+)
+
 ASSIGNMENT = Assignment(
     "A5",
     "SGD, Adam, SVRG and FedAvg",
@@ -561,4 +563,5 @@ ASSIGNMENT = Assignment(
         "optcore.problems",
         "optcore.backward",
     ),
+    readings=(READING,),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -150,6 +151,8 @@ def _reasons(question: Question, found, references) -> list[str]:
     """What is wrong with the grades of a question's answers, in sentences."""
     texts = {name: verdicts(results, references, question.rtol) for name, results in found.items()}
     reasons = [f"{question.id}: the solution fails. {text}" for text in texts.pop(SOLVED) if text]
+    if not all(math.isfinite(x) for rows in references for row in rows.values() for x in row):
+        reasons.append(f"{question.id}: the solution's numbers are not all finite.")
     if any("error" in result for result in found[UNTOUCHED]):
         reasons.append(f"{question.id}: the untouched version fails. {texts[UNTOUCHED]}")
     if got := question.score(texts.pop(UNTOUCHED)):
