@@ -416,6 +416,8 @@ ASSIGNMENT = Assignment(
         "optcore.estimators",
         "optcore.problems",
         "optax",
+        "jax.example_libraries",
+        "sklearn.neural_network",
     ),
     readings=(READING,),
 )

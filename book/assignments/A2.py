@@ -398,6 +398,13 @@ ASSIGNMENT = Assignment(
     "A2",
     "Momentum and Nesterov's method",
     (Q1, Q2, Q3, Q4, Q5, Q6),
-    forbids=("torch.optim", "optcore.rules", "optcore.optim", "optax"),
+    forbids=(
+        "torch.optim",
+        "optcore.rules",
+        "optcore.optim",
+        "optax",
+        "jax.example_libraries",
+        "sklearn.neural_network",
+    ),
     readings=(READING,),
 )

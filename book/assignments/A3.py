@@ -198,5 +198,12 @@ ASSIGNMENT = Assignment(
     "A3",
     "Adam, AMSGrad and AdamW",
     (Q1, Q2, Q3, Q4, Q5),
-    forbids=("torch.optim", "optcore.rules", "optcore.optim", "optax"),
+    forbids=(
+        "torch.optim",
+        "optcore.rules",
+        "optcore.optim",
+        "optax",
+        "jax.example_libraries",
+        "sklearn.neural_network",
+    ),
 )

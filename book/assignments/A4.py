@@ -442,6 +442,13 @@ ASSIGNMENT = Assignment(
     "A4",
     "Muon",
     (Q1, Q2, Q3, Q4, Q5, Q6),
-    forbids=("torch.optim", "optcore.rules", "optcore.optim", "optax"),
+    forbids=(
+        "torch.optim",
+        "optcore.rules",
+        "optcore.optim",
+        "optax",
+        "jax.example_libraries",
+        "sklearn.neural_network",
+    ),
     readings=(READING,),
 )

@@ -721,6 +721,8 @@ ASSIGNMENT = Assignment(
         "optcore.optim",
         "optcore.schedules",
         "optax",
+        "jax.example_libraries",
+        "sklearn.neural_network",
     ),
     readings=(READING,),
 )
