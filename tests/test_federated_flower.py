@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, Context, Error, Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Array, Error, Message
 from flwr.supercore.task_identity import TaskIdentity
 from torch.nn.functional import cross_entropy
 
 from optcore import rules
 from optcore.federated import FedAvg, Scaffold, coordinate_median, dirichlet, trimmed_mean
-from optcore.federated.flower import OverGrid, client_app
+from optcore.federated.flower import InProcess, OverGrid, client_app
 from optcore.federated.privacy import DPFedAvg
 from optcore.problems import LogisticRegression, Network
 from optcore.rules.compose import by_layer
@@ -43,43 +42,41 @@ def identity(monkeypatch):
         monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
 
 
-class InProcess(Grid):
-    """Nodes that are calls: the `lost` answer no train message, those `away` are not connected."""
+class Unreliable(InProcess):
+    """Nodes of any numbers: the `lost` answer no train message, those `away` are not connected."""
 
     def __init__(self, app, nodes, lost=(), away=()):
-        self.app, self.nodes, self.lost, self.away = app, nodes, lost, away
+        super().__init__(app, len(nodes))
+        self.nodes, self.lost, self.away = nodes, lost, away
         self.spoil, self.asked, self.order, self.replies = {}, [], [], []
         self.direction = -1
 
     def get_node_ids(self):
         return [node for node, number in self.nodes.items() if number not in self.away]
 
+    def config_of(self, node):
+        return {} if self.nodes[node] is None else {"partition-id": self.nodes[node]}
+
     def send_and_receive(self, messages, *, timeout=None):
-        replies = [reply for message in messages for reply in self.answer(message, timeout)]
+        assert all(message.metadata.ttl == timeout > 0 for message in messages)
+        replies = [reply for message in messages for reply in self.answers(message)]
         return replies[:: self.direction]
 
-    def answer(self, message, timeout):
+    def answers(self, message):
         meta = message.metadata
-        assert meta.ttl == timeout > 0
         number, is_train = self.nodes[meta.dst_node_id], meta.message_type == "train"
-        config = {} if number is None else {"partition-id": number}
         self.asked.append((meta.message_type, number))
         self.order.append(meta.dst_node_id)
         if is_train and number in self.lost:
             return
         try:
-            reply = self.app(message, Context(1, meta.dst_node_id, config, RecordDict(), {}))
+            reply = self.answer(message)
         except ValueError as error:
             reply = Message(Error(2, str(error)), reply_to=message)
         if is_train and number in self.spoil:
             self.spoil[number](reply.content)
         self.replies.append(reply)
         yield reply
-
-    run = push_messages = pull_messages = set_run = create_message = None
-
-
-InProcess.__abstractmethods__ = frozenset()
 
 
 def nodes(clients=CLIENTS):
@@ -99,7 +96,7 @@ def both(problem, server=rules.sgd, *, rate=1.0, hyper=None, **settings):
     """Return the histories of the simulation and of the app."""
     estimators = (
         FedAvg(problem, PARTS, **settings),
-        over(problem, InProcess(federation(problem, **settings), nodes())),
+        over(problem, Unreliable(federation(problem, **settings), nodes())),
     )
     return [run(e, server, lr=rate, steps=ROUNDS, **(hyper or {})) for e in estimators]
 
@@ -115,6 +112,16 @@ def close(ours, theirs, dtype=torch.float64):
 @pytest.mark.parametrize("problem", [logistic, network])
 def test_weights_are_those_of_the_simulation(problem, dtype):
     close(*both(problem(dtype), **LOCAL), dtype)
+
+
+def test_calls_in_this_process_are_a_grid(monkeypatch):
+    for name in ("run_id", "node_id", "task_id"):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", None)
+    problem = logistic()
+    grid = InProcess(federation(problem, **LOCAL), CLIENTS)
+    theirs = run(over(problem, grid), rules.sgd, lr=1.0, steps=ROUNDS)
+    close(run(FedAvg(problem, PARTS, **LOCAL), rules.sgd, lr=1.0, steps=ROUNDS), theirs)
+    assert (theirs["heard"][1:] == CLIENTS).all()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,7 @@ def test_clients_do_what_they_do_in_the_simulation(settings):
 def test_the_server_does_what_it_does_in_the_simulation(server):
     seed = {"seed": server.pop("seed")} if "seed" in server else {}
     problem = logistic()
-    grid = InProcess(federation(problem, **LOCAL, **seed), nodes())
+    grid = Unreliable(federation(problem, **LOCAL, **seed), nodes())
     ours = run(FedAvg(problem, PARTS, **LOCAL, **server, **seed), rules.sgd, lr=1.0, steps=ROUNDS)
     theirs = run(over(problem, grid, **server, **seed), rules.sgd, lr=1.0, steps=ROUNDS)
     close(ours, theirs)
@@ -186,7 +193,7 @@ def test_a_client_that_is_lost_by_lot_is_left_out():
 def test_a_client_that_does_not_answer_is_left_out_of_the_average(away):
     # The last one, so that the numbers of the others stay.
     problem, gone = logistic(), CLIENTS - 1
-    grid = InProcess(federation(problem, **LOCAL), nodes(), lost=[gone])
+    grid = Unreliable(federation(problem, **LOCAL), nodes(), lost=[gone])
     estimator = over(problem, grid)
     start = run(estimator, rules.sgd, lr=1.0, steps=1)
     grid.away = [gone] if away else []
@@ -201,7 +208,7 @@ def test_a_client_that_does_not_answer_is_left_out_of_the_average(away):
 
 def test_a_client_that_comes_back_takes_part_again():
     problem = logistic()
-    grid = InProcess(federation(problem, **LOCAL), nodes())
+    grid = Unreliable(federation(problem, **LOCAL), nodes())
     estimator, w = over(problem, grid), problem.start
     expected = FedAvg(problem, PARTS, **LOCAL)
     for t, away in enumerate([[], [1], []], 1):
@@ -218,7 +225,7 @@ def test_a_client_that_comes_back_takes_part_again():
 
 def test_when_nobody_answers_the_iterate_stays_where_it_is():
     problem = logistic()
-    grid = InProcess(federation(problem, **LOCAL), nodes(), lost=range(CLIENTS))
+    grid = Unreliable(federation(problem, **LOCAL), nodes(), lost=range(CLIENTS))
     history = run(over(problem, grid), rules.sgd, lr=1.0, steps=2)
     assert torch.equal(history.w, problem.start)
     assert history["heard"].tolist() == [0, 0, 0]
@@ -227,10 +234,10 @@ def test_when_nobody_answers_the_iterate_stays_where_it_is():
 
 def test_when_every_client_fails_the_run_does_and_says_why():
     problem = logistic()
-    grid = InProcess(federation(problem, lr=-1.0), nodes())
+    grid = Unreliable(federation(problem, lr=-1.0), nodes())
     with pytest.raises(RuntimeError, match="round 1; one says: lr must be"):
         run(over(problem, grid), rules.sgd, lr=1.0, steps=1)
-    grid = InProcess(federation(problem, **LOCAL), nodes())
+    grid = Unreliable(federation(problem, **LOCAL), nodes())
     grid.spoil = {k: lambda content: content.pop("size") for k in range(CLIENTS)}
     with pytest.raises(RuntimeError, match="is no answer: 'size'"):
         run(over(problem, grid), rules.sgd, lr=1.0, steps=1)
@@ -243,14 +250,14 @@ def test_a_client_may_hold_nothing_but_its_own_examples():
         return FedAvg(problem, [torch.arange(len(PARTS[k]))], first=k, **LOCAL)
 
     problem = Network(torch.nn.Linear(4, 3).double(), x, y, cross_entropy)
-    grid = InProcess(client_app(own), nodes())
+    grid = Unreliable(client_app(own), nodes())
     theirs = run(over(problem, grid), rules.sgd, lr=1.0, steps=ROUNDS)
     close(run(FedAvg(problem, PARTS, **LOCAL), rules.sgd, lr=1.0, steps=ROUNDS), theirs)
 
 
 def test_nothing_but_weights_and_the_number_of_examples_goes_back():
     problem = logistic()
-    grid = InProcess(federation(problem, **LOCAL), nodes())
+    grid = Unreliable(federation(problem, **LOCAL), nodes())
     run(over(problem, grid, cohort=2), rules.sgd, lr=1.0, steps=2)
     assert sorted(grid.asked[:CLIENTS]) == [("query", k) for k in range(CLIENTS)]
     assert [kind for kind, _ in grid.asked[CLIENTS:]] == ["train"] * 4
@@ -276,7 +283,7 @@ def test_nothing_but_weights_and_the_number_of_examples_goes_back():
 )
 def test_what_is_no_answer_is_left_out(spoil, caplog):
     problem, gone = logistic(), CLIENTS - 1
-    grid = InProcess(federation(problem, **LOCAL), nodes())
+    grid = Unreliable(federation(problem, **LOCAL), nodes())
     estimator = over(problem, grid)
     grid.spoil = {gone: spoil}
     history = run(estimator, rules.sgd, lr=1.0, steps=1)
@@ -287,7 +294,7 @@ def test_what_is_no_answer_is_left_out(spoil, caplog):
 
 def test_weights_that_are_not_finite_stop_the_run():
     problem = logistic()
-    grid = InProcess(federation(problem, **LOCAL), nodes())
+    grid = Unreliable(federation(problem, **LOCAL), nodes())
     grid.spoil = {1: lambda content: content["weights"].update(w=Array(np.full(15, np.nan)))}
     with pytest.raises(NotFinite, match="step 1"):
         run(over(problem, grid), rules.sgd, lr=1.0, steps=1)
@@ -297,7 +304,7 @@ def test_a_run_resumes_to_the_bit():
     problem = logistic()
 
     def go(steps, **resume):
-        grid = InProcess(federation(problem, **LOCAL), nodes())
+        grid = Unreliable(federation(problem, **LOCAL), nodes())
         return run(over(problem, grid, cohort=2), rules.adam, lr=0.1, steps=steps, **resume)
 
     resumed = go(4, resume=go(2).checkpoint)
@@ -310,7 +317,7 @@ def test_a_run_resumes_to_the_bit():
 def test_the_order_of_the_answers_changes_no_bit():
     problem, found = network(torch.float32), []
     for direction in (1, -1):
-        grid = InProcess(federation(problem, **LOCAL), nodes())
+        grid = Unreliable(federation(problem, **LOCAL), nodes())
         grid.direction = direction
         found.append(run(over(problem, grid), rules.sgd, lr=1.0, steps=ROUNDS).w)
     assert torch.equal(*found)
@@ -318,7 +325,7 @@ def test_the_order_of_the_answers_changes_no_bit():
 
 def test_too_few_clients_are_named():
     problem = logistic()
-    grid = InProcess(federation(problem, **LOCAL), nodes(3))
+    grid = Unreliable(federation(problem, **LOCAL), nodes(3))
     with pytest.raises(TimeoutError, match=r"3 of 5 clients .* 5 needed: .* partition-id=0 … 4"):
         run(over(problem, grid), rules.sgd, lr=1.0, steps=1)
 
@@ -326,7 +333,7 @@ def test_too_few_clients_are_named():
 @pytest.mark.parametrize("number", [None, CLIENTS, -1])
 def test_a_node_without_a_number_is_no_client(number, caplog):
     problem = logistic()
-    grid = InProcess(federation(problem, **LOCAL), nodes(CLIENTS - 1) | {5: number})
+    grid = Unreliable(federation(problem, **LOCAL), nodes(CLIENTS - 1) | {5: number})
     with pytest.raises(TimeoutError, match="4 of 5"):
         run(over(problem, grid), rules.sgd, lr=1.0, steps=1)
     assert ("partition-id" if number is None else f"node 5 is client {number}") in caplog.text
@@ -334,7 +341,7 @@ def test_a_node_without_a_number_is_no_client(number, caplog):
 
 def test_of_two_nodes_with_one_number_the_later_counts():
     problem = logistic()
-    grid = InProcess(federation(problem, **LOCAL), nodes())
+    grid = Unreliable(federation(problem, **LOCAL), nodes())
     estimator = over(problem, grid)
     estimator.at((problem.start,), estimator.draw(1, problem.start), None, 1)
     grid.nodes[3] = 0
@@ -347,14 +354,14 @@ def test_what_is_more_than_fedavg_is_refused():
     problem = logistic()
     private = DPFedAvg(problem, PARTS, lr=0.1, rate=0.5, noise=1.0, clip=1.0)
     for estimator in (Scaffold(problem, PARTS, lr=0.1), private):
-        grid = InProcess(client_app(lambda context, e=estimator: e), nodes())
+        grid = Unreliable(client_app(lambda context, e=estimator: e), nodes())
         with pytest.raises(TypeError, match=f"one client of {type(estimator).__name__} alone"):
             run(over(problem, grid), rules.sgd, lr=1.0, steps=1)
 
 
 def test_rows_are_refused():
     problem = logistic()
-    estimator = over(problem, InProcess(federation(problem, **LOCAL), nodes()))
+    estimator = over(problem, Unreliable(federation(problem, **LOCAL), nodes()))
     with pytest.raises(ValueError, match="no rows"):
         run(estimator, rules.sgd, lr=1.0, steps=1, w=problem.start.expand(2, -1))
 
@@ -439,6 +446,13 @@ MUTANTS = {
     ("federated/flower.py", "def _note"): [
         ("0 <= client < self.clients", "0 <= client <= self.clients"),
         ("0 <= client < self.clients", "client < self.clients"),
+    ],
+    ("federated/flower.py", "class InProcess"): [
+        ("node - 1", "node"),
+        ("clients + 1", "clients"),
+        ("TaskIdentity.run_id = ", ""),
+        ("TaskIdentity.node_id = ", ""),
+        ("TaskIdentity.task_id = ", ""),
     ],
     ("federated/flower.py", "def _answer_of"): [
         ("trained.shape != w.shape or ", ""),

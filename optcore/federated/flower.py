@@ -32,6 +32,7 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from optcore.estimators import Estimate, Estimator
@@ -236,6 +237,42 @@ class OverGrid(Estimator):
             log.warning("node %d is client %s: there are %d", node, client, self.clients)
             client = None
         self._clients[node] = client
+
+
+class InProcess(Grid):
+    """A grid without a network: its nodes 1 … K are calls of the app, one after the other.
+
+    The messages are Flower's, and nothing is sent. From then on this process is the server of a
+    run, number 1, as Flower wants to know it of whoever makes a message.
+
+    Args:
+        app: of `client_app`.
+        clients: K; client k is node k + 1.
+    """
+
+    def __init__(self, app: ClientApp, clients: int):
+        self.app = app
+        self.clients = clients
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the numbers of the nodes."""
+        return range(1, self.clients + 1)
+
+    def config_of(self, node: int) -> dict:
+        """Return the configuration with which a node would have been started."""
+        return {"partition-id": node - 1}
+
+    def answer(self, message: Message) -> Message:
+        """Return what a node answers."""
+        node = message.metadata.dst_node_id
+        return self.app(message, Context(1, node, self.config_of(node), RecordDict(), {}))
+
+    def send_and_receive(self, messages, *, timeout=None) -> list[Message]:
+        """Return the answers to all messages."""
+        return [self.answer(message) for message in messages]
+
+    run = push_messages = pull_messages = set_run = create_message = None  # `OverGrid` calls none
 
 
 def _number_of(context: Context) -> int:
