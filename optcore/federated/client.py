@@ -30,18 +30,16 @@ def stack(work: list[list[Tensor]]) -> tuple[Tensor, Tensor | None]:
         indices, shape (S, B, P), and weights of the same shape: one over the size of its batch for
         an example, zero for padding. The weights are `None` where nothing is padded.
     """
-    steps = [len(own) for own in work]
-    sizes = [batch.numel() for own in work for batch in own]
-    S, B = max(steps), max(sizes)
-    if min(steps) == S and min(sizes) == B:
-        together = torch.cat([batch for own in work for batch in own])
+    sizes = [[batch.numel() for batch in own] for own in work]
+    S, B = max(map(len, sizes)), max(map(max, sizes))
+    together = torch.cat([batch for own in work for batch in own])
+    if together.numel() == len(work) * S * B:
         return together.view(len(work), S, B).movedim(0, -1), None
+    sizes = torch.tensor([own + [0] * (S - len(own)) for own in sizes]).unsqueeze(-1)
+    used = torch.arange(B) < sizes
     indices = torch.zeros(len(work), S, B, dtype=torch.int64)
-    weights = torch.zeros(len(work), S, B, dtype=torch.float64)
-    for client, own in enumerate(work):
-        for step, batch in enumerate(own):
-            indices[client, step, : len(batch)] = batch
-            weights[client, step, : len(batch)] = 1 / len(batch)
+    indices[used] = together  # in this order: client, step, example
+    weights = used / sizes.clamp(min=1).double()
     return indices.movedim(0, -1), weights.movedim(0, -1)
 
 
