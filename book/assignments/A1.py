@@ -3,7 +3,7 @@
 import numpy as np
 
 from optcore.course.draws import calls, steps
-from optcore.course.model import Assignment, Case, Question, Reading, Wrong
+from optcore.course.model import RULES, Assignment, Case, Question, Reading, Wrong
 
 SEARCH = {"q": 0.7, "a": 2.0, "p": 1.0}
 OTHER_SEARCH = {"q": 0.2, "a": 0.8, "p": 0.6}
@@ -409,15 +409,6 @@ ASSIGNMENT = Assignment(
     "A1",
     "Stochastic gradients",
     (Q1, Q2, Q3, Q4, Q5),
-    forbids=(
-        "torch.optim",
-        "optcore.rules",
-        "optcore.optim",
-        "optcore.estimators",
-        "optcore.problems",
-        "optax",
-        "jax.example_libraries",
-        "sklearn.neural_network",
-    ),
+    forbids=(*RULES, "optcore.estimators", "optcore.problems"),
     readings=(READING,),
 )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from optcore.course.draws import calls, steps
-from optcore.course.model import Assignment, Case, Question, Reading, Wrong
+from optcore.course.model import RULES, Assignment, Case, Question, Reading, Wrong
 
 
 def walk(shape=(3,), count=5):
@@ -398,13 +398,6 @@ ASSIGNMENT = Assignment(
     "A2",
     "Momentum and Nesterov's method",
     (Q1, Q2, Q3, Q4, Q5, Q6),
-    forbids=(
-        "torch.optim",
-        "optcore.rules",
-        "optcore.optim",
-        "optax",
-        "jax.example_libraries",
-        "sklearn.neural_network",
-    ),
+    forbids=RULES,
     readings=(READING,),
 )

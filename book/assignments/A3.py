@@ -3,7 +3,7 @@
 import numpy as np
 
 from optcore.course.draws import calls, steps
-from optcore.course.model import Assignment, Case, Question, Wrong
+from optcore.course.model import RULES, Assignment, Case, Question, Wrong
 
 # Sizes of the gradients by step, so that v_t rises, falls twice, and rises above all before; and by
 # coordinate.
@@ -198,12 +198,5 @@ ASSIGNMENT = Assignment(
     "A3",
     "Adam, AMSGrad and AdamW",
     (Q1, Q2, Q3, Q4, Q5),
-    forbids=(
-        "torch.optim",
-        "optcore.rules",
-        "optcore.optim",
-        "optax",
-        "jax.example_libraries",
-        "sklearn.neural_network",
-    ),
+    forbids=RULES,
 )

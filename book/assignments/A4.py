@@ -3,7 +3,7 @@
 import numpy as np
 
 from optcore.course.draws import calls, steps
-from optcore.course.model import Assignment, Case, Question, Reading, Wrong
+from optcore.course.model import RULES, Assignment, Case, Question, Reading, Wrong
 
 WIDE, TALL, SQUARE = (2, 4), (4, 2), (3, 3)
 QUINTIC, CUBIC = {"a": 3.4445, "b": -4.775, "c": 2.0315}, {"a": 1.5, "b": -0.5, "c": 0.0}
@@ -442,13 +442,6 @@ ASSIGNMENT = Assignment(
     "A4",
     "Muon",
     (Q1, Q2, Q3, Q4, Q5, Q6),
-    forbids=(
-        "torch.optim",
-        "optcore.rules",
-        "optcore.optim",
-        "optax",
-        "jax.example_libraries",
-        "sklearn.neural_network",
-    ),
+    forbids=RULES,
     readings=(READING,),
 )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from optcore.course.draws import calls
-from optcore.course.model import Assignment, Case, Question, Reading, Wrong
+from optcore.course.model import RULES, Assignment, Case, Question, Reading, Wrong
 
 
 def sequences(batch, time, width, last=1.0):
@@ -714,15 +714,6 @@ ASSIGNMENT = Assignment(
     "A6",
     "A small transformer on a budget",
     (Q1, Q2, Q3, Q4, Q5, Q6, Q7),
-    forbids=(
-        "torch.optim",
-        "torch.nn.utils.clip_grad",
-        "optcore.rules",
-        "optcore.optim",
-        "optcore.schedules",
-        "optax",
-        "jax.example_libraries",
-        "sklearn.neural_network",
-    ),
+    forbids=(*RULES, "torch.nn.utils.clip_grad", "optcore.schedules"),
     readings=(READING,),
 )

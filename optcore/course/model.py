@@ -24,6 +24,9 @@ STUB = "# Your code here."
 SOLUTION = re.compile(
     r"^(?P<indent>[ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION$", re.MULTILINE | re.DOTALL
 )
+# Where update rules are to be had, ours or others'.
+RULES = ("torch.optim", "optcore.rules", "optcore.optim", "optax")
+RULES += ("jax.example_libraries", "sklearn.neural_network")
 RUBRIC = re.compile(r"^\| *(\d+(?:\.\d+)?) *\|(.*)\|$", re.MULTILINE)
 
 
