@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from optcore import rules
 from optcore.federated import FedAvg, Scaffold, coordinate_median, dirichlet, trimmed_mean
-from optcore.federated.flower import InProcess, OverGrid, client_app
+from optcore.federated.flower import SILENCE, InProcess, OverGrid, client_app
 from optcore.federated.privacy import DPFedAvg
 from optcore.problems import LogisticRegression, Network
 from optcore.rules.compose import by_layer
@@ -49,7 +49,7 @@ class Unreliable(InProcess):
         super().__init__(app, len(nodes))
         self.nodes, self.lost, self.away = nodes, lost, away
         self.spoil, self.asked, self.order, self.replies = {}, [], [], []
-        self.direction = -1
+        self.direction, self.excuse = -1, None
 
     def get_node_ids(self):
         return [node for node, number in self.nodes.items() if number not in self.away]
@@ -68,6 +68,8 @@ class Unreliable(InProcess):
         self.asked.append((meta.message_type, number))
         self.order.append(meta.dst_node_id)
         if is_train and number in self.lost:
+            if self.excuse is not None:
+                yield Message(Error(self.excuse, "not there"), reply_to=message)
             return
         try:
             reply = self.answer(message)
@@ -223,9 +225,11 @@ def test_a_client_that_comes_back_takes_part_again():
         w = w - z
 
 
-def test_when_nobody_answers_the_iterate_stays_where_it_is():
+@pytest.mark.parametrize("excuse", [None, *SILENCE])
+def test_when_nobody_answers_the_iterate_stays_where_it_is(excuse):
     problem = logistic()
     grid = Unreliable(federation(problem, **LOCAL), nodes(), lost=range(CLIENTS))
+    grid.excuse = excuse  # the link's, in the place of an answer
     history = run(over(problem, grid), rules.sgd, lr=1.0, steps=2)
     assert torch.equal(history.w, problem.start)
     assert history["heard"].tolist() == [0, 0, 0]
