@@ -284,6 +284,7 @@ def test_the_instructors_view(b1_read, tmp_path, capsys):
     assert title.source.startswith("*For instructors: with solutions")
     assert "y = 2 * x" in double.source and "jupyter" not in double.metadata
     assert printing.metadata["jupyter"] == {"source_hidden": True}
+    assert [cell for cell in notebook.cells if "jupyter" in cell.metadata] == [printing]
     assert printing.outputs[0].text == "2\n"
     lines = graded.source.splitlines()
     assert lines[0] == "**How q1 is graded**: 5 points"
