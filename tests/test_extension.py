@@ -26,6 +26,7 @@ def build(tmp_path, monkeypatch):
         source = tmp_path / "source"
         source.mkdir()
         for name, page in pages.items():
+            (source / name).parent.mkdir(exist_ok=True)
             if isinstance(page, str):
                 (source / f"{name}.md").write_text(page, encoding="utf-8")
             else:
@@ -148,6 +149,11 @@ def test_equations_are_linked_across_pages_but_not_in_code(build):
 def test_what_is_wrong_is_a_warning(build, pages, warning):
     _, warnings = build(**pages)
     assert warning in warnings
+
+
+def test_no_other_page_has_a_chapters_name(build):
+    pages = {"momentum": chapter(*MOMENTUM), "package/momentum": "# A module"}
+    assert "two pages have a chapter's name, momentum" in build(**pages)[1]
 
 
 def test_claims_have_anchors_links_and_a_table(build):

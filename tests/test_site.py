@@ -157,6 +157,7 @@ def test_the_claims_page_lists_the_chapters_ledger(chapter):
         for row in section.select(".claims-table tbody tr")
     ]
     assert {row[0] for row in rows} == set(LEDGER[chapter]["claims"])
+    assert float(re.search(r"Executed in ([\d.]+) s", section.get_text())[1]) > 1
     for _, sentence, measured, bound in rows:
         assert sentence and bound
         assert re.fullmatch(r"−?(\d+(\.\d+)?( × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", measured)

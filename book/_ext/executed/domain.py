@@ -99,6 +99,9 @@ class BookDomain(Domain):
                 for number in sorted({number for number in page if uses[number] > 1}):
                     logger.warning(f"{name} is used more than once", number, location=docname)
         pages = {stem(name): name for name in self.env.found_docs}
+        named = Counter(map(stem, self.env.found_docs))
+        for chapter in (name for name in LEDGER if named[name] > 1):
+            logger.warning("two pages have a chapter's name, %s", chapter, location=pages[chapter])
         checked = {stem(name): {c["id"] for c in page} for name, page in self.claims.items()}
         for chapter, problem in problems(LEDGER, set(pages), checked):
             logger.warning(problem, location=pages[chapter])
