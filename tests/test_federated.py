@@ -643,8 +643,9 @@ MUTANTS = {
     (CLIENT, "def batches"): [
         ("range(epochs)", "range(1)"),
         ("part[torch.randperm(len(part), generator=generator)]", "part"),
-        ("1 / len(batch)", "1 / B"),
-        ("min(steps) == S and ", ""),
+        ("used / sizes.clamp(min=1)", "used / B"),
+        ("len(work) * S * B", "sum(map(len, work)) * B"),
+        ("[0] * (S - len(own))", "[1] * (S - len(own))"),
     ],
     (CLIENT, "def train"): [
         ("proximal * (place - start)", "proximal * (start - place)"),

@@ -96,13 +96,15 @@ def _bubblewrap(folder: Path, forbids) -> list[str]:
     options = ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", "65534"]
     options += ["--gid", "65534", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     options += ["--as-pid-1", "--proc", "/proc", "--dev", "/dev"]
+    # First, since an environment may lie in /tmp.
+    options += ["--size", str(DISK), "--tmpfs", "/tmp"]
     for path in shown:
         options += ["--ro-bind-try", path, path]
     options += ["--ro-bind", str(OPTCORE), "/course/optcore"]
     for name in forbids:
         options += _hide(name, shown)
     options += ["--ro-bind", str(folder.resolve()), "/submission"]
-    options += ["--remount-ro", "/dev", "--size", str(DISK), "--tmpfs", "/tmp"]
+    options += ["--remount-ro", "/dev"]
     return ["bwrap", *options, "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
