@@ -643,7 +643,7 @@ MUTANTS = {
     (CLIENT, "def batches"): [
         ("range(epochs)", "range(1)"),
         ("part[torch.randperm(len(part), generator=generator)]", "part"),
-        ("used / sizes.clamp(min=1)", "used / B"),
+        ("used / sizes.clamp(min=1).double()", "used / B"),
         ("len(work) * S * B", "sum(map(len, work)) * B"),
         ("[0] * (S - len(own))", "[1] * (S - len(own))"),
     ],
